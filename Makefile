@@ -1,0 +1,43 @@
+# Everything that is done with this checkout. On a fresh machine only Python 3.11+ and make are needed:
+# uv is put into .tools, all else into .venv.
+PYTHON ?= python3
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
+RUN := $(UV) run --frozen
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: demo test check format docs bench clean
+.DEFAULT_GOAL := test
+
+.tools/bin/uv:
+	$(PYTHON) -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+
+.venv/ready: pyproject.toml uv.lock | $(filter .tools/%,$(UV))
+	$(UV) sync --frozen --all-extras --python $(PYTHON)
+	@touch $@
+
+demo: .venv/ready
+	$(RUN) python examples/chat/serve.py
+
+test: .venv/ready
+	$(RUN) pytest -n 4 --dist worksteal
+
+format: .venv/ready
+	$(RUN) ruff check --fix
+	$(RUN) ruff format
+
+check: .venv/ready
+	$(RUN) ruff format --check
+	$(RUN) ruff check
+	$(RUN) mypy
+	$(RUN) pyright
+	$(RUN) lint-imports
+
+docs: .venv/ready
+	$(RUN) mkdocs build --strict
+
+bench: .venv/ready
+	$(RUN) --group bench python -m benchmarks
+
+clean:
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist

@@ -1,0 +1,1 @@
+"""Yaat, yet another ASGI toolkit."""
