@@ -1,0 +1,45 @@
+"""Serve the chat on uvicorn: `python serve.py [--host HOST] [--port PORT]`."""
+
+import argparse
+import contextlib
+import socket
+
+import uvicorn
+from app import app
+
+PORT = 8000
+
+
+def listen(host: str, port: int | None) -> socket.socket:
+    """Return a listening socket: on the port asked for, else on 8000, else on any free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, PORT if port is None else port), family=family)
+    except OSError:
+        if port is not None:
+            raise
+        return socket.create_server((host, 0), family=family)
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(description="A chat in the browser.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    parser.add_argument("--port", type=int, help=f"port ({PORT}, or a free one if it is taken)")
+    options = parser.parse_args()
+    try:
+        listener = listen(options.host, options.port)
+    except (OSError, OverflowError) as error:
+        parser.exit(1, f"Cannot listen on {options.host}, port {options.port}: {error}\n")
+
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"http://{host}:{listener.getsockname()[1]}/"
+    print(f"Chat: {address}  (open it in two tabs; Ctrl-C ends it)", flush=True)
+    # A browser that no longer answers shall not keep the server from ending.
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on when it has ended
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
