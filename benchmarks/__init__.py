@@ -1,0 +1,1 @@
+"""What Yaat costs, measured beside a bare ASGI function and the other frameworks."""

@@ -1,0 +1,58 @@
+"""Pictures of the figures: a row of small panels, one bar a peer, Yaat in colour."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Picture
+
+from benchmarks.figures import Figure
+
+Panel = Mapping[str, Figure]
+OURS, OTHERS = "#c2410c", "#94a3b8"
+# So that the same figures give the same file; text stays text.
+REPRODUCIBLE: Any = {"svg.hashsalt": "yaat", "svg.fonttype": "none", "font.size": 9}
+
+
+def draw(path: Path, title: str, unit: str, panels: Mapping[str, Panel], floor: float) -> None:
+    """Write one SVG; a line marks the floor, which is where bare stands."""
+    with rc_context(REPRODUCIBLE):
+        rows = max(len(panel) for panel in panels.values())
+        size = (2.4 * len(panels) + 1, 0.32 * rows + 1.2)
+        picture = Picture(figsize=size, layout="constrained")
+        FigureCanvasSVG(picture)
+        picture.suptitle(title, fontsize=11)
+        picture.supxlabel(unit, fontsize=9)
+        axes = picture.subplots(1, len(panels), squeeze=False)[0]
+        for number, (name, panel) in enumerate(panels.items()):
+            bars(axes[number], name, panel, floor)
+            axes[number].tick_params(labelleft=number == 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.savefig(path, metadata={"Date": None})
+    print(f"\nDrawn: {path}")
+
+
+def bars(axes: Axes, name: str, panel: Panel, floor: float) -> None:
+    peers = list(panel)
+    middles = [panel[peer].middle for peer in peers]
+    # A median may lie a rounding error outside of its own percentiles.
+    below = [max(0.0, figure.middle - figure.low) for figure in panel.values()]
+    above = [max(0.0, figure.high - figure.middle) for figure in panel.values()]
+    colours = [OURS if peer == "Yaat" else OTHERS for peer in peers]
+    axes.barh(peers, middles, color=colours, xerr=(below, above), ecolor="#334155", capsize=2)
+    axes.axvline(floor, color="#334155", linewidth=0.8, linestyle=":")
+    axes.invert_yaxis()
+    axes.set_title(name, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    for position, middle in enumerate(middles):
+        axes.annotate(
+            f"{middle:.3g}" if abs(middle) < 1000 else f"{middle:,.0f}",
+            (0.98, position),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="center",
+            fontsize=8,
+        )

@@ -1,0 +1,24 @@
+"""What the command line asks for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.peers import Peer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One object for all parts; None leaves the choice to the part."""
+
+    peers: tuple[Peer, ...]
+    rounds: int | None
+    seconds: float
+    shapes: tuple[tuple[int, int], ...]
+    connections: int | None
+    websockets: str
+    instructions: bool
+    output: Path
+
+    def only(self, *peers: Peer) -> list[Peer]:
+        """Those of a part's own peers that are wanted."""
+        return [peer for peer in peers if peer in self.peers]

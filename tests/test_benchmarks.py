@@ -1,0 +1,110 @@
+"""The benchmarks run, every peer answers right in them, and a wrong answer does not pass."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PEERS = ["bare", "bare again", "Yaat", "Starlette", "FastAPI", "Litestar", "Quart", "Falcon"]
+ROWS = ["text 32 B", "text 1 KiB", "binary 64 KiB", "JSON 100 B"]
+
+# Echoes text, but for the third message of a connection; leaves out the rest.
+LIAR = """
+async def app(scope, receive, send):
+    assert scope["type"] == "websocket"
+    await receive()
+    await send({"type": "websocket.accept"})
+    count = 0
+    while (message := await receive())["type"] == "websocket.receive":
+        count += 1
+        text = message["text"].upper() if count == LIE_AT else message["text"]
+        await send({"type": "websocket.send", "text": text})
+"""
+
+
+def benchmarks(*arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(path)}
+    return subprocess.run(  # noqa: PLW1510 - what it exits with is what is tested
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def report(*arguments: str) -> str:
+    done = benchmarks(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_every_peer_is_asked_and_answers_right(tmp_path: Path) -> None:
+    shapes = ["--shape", "2x1", "--shape", "2x3"]
+    printed = report(
+        "echo", "--rounds", "1", "--seconds", "0.02", *shapes, "--output", str(tmp_path)
+    )
+    assert "--ws websockets-sansio" in printed
+    for row in ROWS:
+        for window in (1, 3):
+            _, _, after = printed.partition(f"### {row}, 2 connections, {window} in flight each")
+            section = after.partition("###")[0]
+            assert [line.split(" |")[0].strip("| ") for line in rows_of(section)] == PEERS
+            assert "Yaat's CPU per message is" in section
+    assert "Of their processors the server used" in printed
+    for plot in ("bench-echo-2x1.svg", "bench-echo-2x3.svg"):
+        assert "Litestar" in (tmp_path / plot).read_text()
+
+
+def rows_of(section: str) -> list[str]:
+    """The lines of a table, without its head and its rule."""
+    return [line for line in section.splitlines() if line.startswith("| ")][2:]
+
+
+@pytest.mark.parametrize(("lie_at", "found"), [(1, "text 32 B: opcode 1"), (3, "than the first")])
+def test_a_wrong_answer_is_found(tmp_path: Path, lie_at: int, found: str) -> None:
+    (tmp_path / "liar.py").write_text(f"LIE_AT = {lie_at}\n{LIAR}")
+    done = benchmarks("check", "--only", "liar", "--app", "liar=liar:app", path=tmp_path)
+    assert done.returncode == 1
+    assert "liar answers wrong: " in done.stderr
+    assert found in done.stderr
+    assert "- bare: right at text 32 B, text 1 KiB, binary 64 KiB, JSON 100 B" in done.stdout
+
+
+def test_a_peer_that_does_not_start_is_named() -> None:
+    done = benchmarks("check", "--only", "gone", "--app", "gone=benchmarks.nowhere:app")
+    assert done.returncode == 1
+    assert "gone did not start (benchmarks.nowhere:app)" in done.stderr
+
+
+def test_an_unknown_part_is_refused() -> None:
+    done = benchmarks("ecko")
+    assert done.returncode == 2
+    assert "no such part: ecko" in done.stderr
+
+
+def test_what_is_added_to_a_message(tmp_path: Path) -> None:
+    printed = report("overhead", "--rounds", "2", "--output", str(tmp_path))
+    for name in ("text 32 B, ready", "text 32 B, waited for", "JSON 100 B, waited for"):
+        section = printed.partition(f"### {name}\n")[2].partition("###")[0]
+        assert len(rows_of(section)) == 4
+        assert "of what Starlette adds" in section
+    assert "Starlette" in (tmp_path / "bench-overhead.svg").read_text()
+
+
+def test_what_a_connection_keeps(tmp_path: Path) -> None:
+    sizes = ["--rounds", "1", "--connections", "10", "--only", "yaat,starlette"]
+    printed = report("memory", *sizes, "--output", str(tmp_path))
+    sections = printed.split("###")[1:]
+    assert len(sections) == 3
+    for section in sections:
+        assert len(rows_of(section)) == 3
+        assert "of what Starlette adds" in section
+    assert (tmp_path / "bench-memory.svg").exists()
+
+
+def test_what_the_import_takes() -> None:
+    printed = report("startup", "--rounds", "1")
+    assert "| import yaat" in printed
+    assert "of the time of Starlette" in printed
