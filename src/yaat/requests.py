@@ -4,7 +4,8 @@ Everything is Starlette's but for three things: `url` is a real `str`, `path` is
 that lacks optional keys, or has them in an odd shape, is read all the same (servers differ).
 """
 
-from typing import Any, Self, SupportsIndex, cast, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex, cast, overload
 
 from starlette.datastructures import URL as _URL
 from starlette.datastructures import Address, FormData, Headers, QueryParams, State, UploadFile
@@ -54,6 +55,12 @@ class URL(_URL, str):  # noqa: SLOT000 - Starlette's URL has a __dict__
     """The Host header that the client sent; `None` if the URL does not come from a scope."""
 
     _server: tuple[str, int] | None
+
+    if TYPE_CHECKING:
+
+        def include_query_params(self, **kwargs: Any) -> "URL": ...
+        def replace_query_params(self, **kwargs: Any) -> "URL": ...
+        def remove_query_params(self, keys: str | Sequence[str]) -> "URL": ...
 
     def __new__(cls, url: str = "", scope: Scope | None = None, **components: Any) -> Self:
         """Compose the string first: a `str` is what it is when it is made."""

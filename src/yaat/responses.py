@@ -37,7 +37,10 @@ class Response(starlette.Response):
     @property
     def body(self) -> bytes | memoryview:
         """What is sent; set it to bytes or text to send something else."""
-        return self._body
+        try:
+            return self._body
+        except AttributeError:
+            raise AttributeError("a streamed response has no body until one is set") from None
 
     @body.setter
     def body(self, content: Any) -> None:
