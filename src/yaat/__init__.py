@@ -1,1 +1,50 @@
-"""Yaat, yet another ASGI toolkit."""
+"""Yaat, yet another ASGI toolkit: the WebSocket toolkit for Python."""
+
+from yaat.app import Yaat
+from yaat.constants import WebSocketCloseEvent
+from yaat.endpoint import Endpoint, WebSocketEndpoint
+from yaat.exceptions import (
+    HTTPException,
+    MalformedError,
+    MessageError,
+    Refused,
+    RouteError,
+    StateError,
+    TooBigError,
+    UsageError,
+    WebSocketDisconnect,
+    WebSocketException,
+    WrongKindError,
+    YaatError,
+)
+from yaat.observer import Observer
+from yaat.policy import Policy
+from yaat.requests import Request
+from yaat.routing import Router
+from yaat.websockets import WebSocket
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "Endpoint",
+    "HTTPException",
+    "MalformedError",
+    "MessageError",
+    "Observer",
+    "Policy",
+    "Refused",
+    "Request",
+    "RouteError",
+    "Router",
+    "StateError",
+    "TooBigError",
+    "UsageError",
+    "WebSocket",
+    "WebSocketCloseEvent",
+    "WebSocketDisconnect",
+    "WebSocketEndpoint",
+    "WebSocketException",
+    "WrongKindError",
+    "Yaat",
+    "YaatError",
+]

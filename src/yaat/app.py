@@ -1,0 +1,168 @@
+"""Yaat: an application."""
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
+
+from yaat.exceptions import UsageError
+from yaat.observer import Observer
+from yaat.policy import Policy
+from yaat.routing import Router, Routes
+from yaat.types import ASGIApp, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from yaat.testing import TestClient
+
+__all__ = ["Yaat"]
+
+H = TypeVar("H", bound=Callable[..., Any])
+Hook = Callable[[], Any]
+
+
+class Yaat(Routes, Starlette):
+    """An application: a Starlette application with sockets that are safe, clear and quick.
+
+    Args:
+        middleware: `Middleware(Class, ...)` objects, outermost first.
+        middlewares: Classes (or `Middleware`), outermost last, as `add_middleware` adds them.
+        lifespan: An async context manager around the life of the application.
+        on_startup: Functions, sync or async, called before it; `on_shutdown` after it.
+        policy: For all its sockets, where no router or route gives its own.
+        observers: Told what happens to its sockets.
+        debug, routes, exception_handlers, max_body_size: As Starlette has them, for requests.
+    """
+
+    router: Router
+
+    def __init__(  # noqa: PLR0913 - an application is where everything comes together
+        self,
+        *,
+        debug: bool = False,
+        routes: Sequence[BaseRoute] | None = None,
+        middleware: Sequence[Middleware] | None = None,
+        middlewares: Sequence[Callable[[ASGIApp], ASGIApp] | Middleware] | None = None,
+        exception_handlers: Mapping[Any, Any] | None = None,
+        lifespan: Callable[[Any], contextlib.AbstractAsyncContextManager[Any]] | None = None,
+        on_startup: Sequence[Hook] | None = None,
+        on_shutdown: Sequence[Hook] | None = None,
+        policy: Policy | None = None,
+        observers: Sequence[Observer] = (),
+        max_body_size: int | None = None,
+    ) -> None:
+        super().__init__(
+            debug,
+            middleware=middleware,
+            exception_handlers=exception_handlers,
+            max_body_size=max_body_size,
+        )
+        self.on_startup = list(on_startup or ())
+        self.on_shutdown = list(on_shutdown or ())
+        self.observers = tuple(observers)
+        self._lifespan = lifespan
+        self.router = Router(routes, policy=policy, lifespan=self._live)
+        for each in middlewares or ():
+            if isinstance(each, Middleware):
+                self.user_middleware.insert(0, each)
+            else:
+                self.add_middleware(each)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, or the lifespan."""
+        if self.observers:
+            scope["yaat.observers"] = (*scope.get("yaat.observers", ()), *self.observers)
+        await super().__call__(scope, receive, send)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Build what stands around the router: the user's middleware around everything.
+
+        Starlette's own two stand around requests alone: what they do for a socket its endpoint
+        does, and they cost 1.8 KiB and two coroutines per connection.
+        """
+        own = self.user_middleware
+        outermost: list[ASGIApp] = []
+
+        def note(app: ASGIApp) -> ASGIApp:
+            outermost.append(app)
+            return app
+
+        def fork(requests: ASGIApp) -> ASGIApp:
+            return _Fork(requests, self.router)
+
+        self.user_middleware = [Middleware(note), *own, Middleware(fork)]
+        try:
+            stack = super().build_middleware_stack()
+        finally:
+            self.user_middleware = own
+        return _Fork(stack, outermost[0])
+
+    @contextlib.asynccontextmanager
+    async def _live(self, app: Any) -> AsyncIterator[Any]:
+        for hook in self.on_startup:
+            await _call(hook)
+        async with self._lifespan(app) if self._lifespan else contextlib.nullcontext() as state:
+            yield state
+        for hook in self.on_shutdown:
+            await _call(hook)
+
+    def test_client(self, base_url: str = "http://testserver", **options: Any) -> "TestClient":
+        """Return a client that talks to this application in process; see `yaat.testing`.
+
+        Raises:
+            UsageError: The extra `yaat[test]` is not installed.
+        """
+        try:
+            from yaat.testing import TestClient
+        except ModuleNotFoundError as error:
+            raise UsageError("the test client needs an extra: pip install 'yaat[test]'") from error
+        return TestClient(self, base_url=base_url, **options)
+
+    @property
+    def table(self) -> Router:
+        """The router of the application."""
+        return self.router
+
+    # The decorators that Starlette 1.0 took away
+
+    def exception_handler(self, error: int | type[Exception]) -> Callable[[H], H]:
+        """Return a decorator for a function `(request, error) -> response`, for requests."""
+
+        def add(function: H) -> H:
+            self.add_exception_handler(error, function)
+            return function
+
+        return add
+
+    def on_event(self, event: Literal["startup", "shutdown"]) -> Callable[[H], H]:
+        """Return a decorator for a function that is called at startup or shutdown."""
+        hooks = {"startup": self.on_startup, "shutdown": self.on_shutdown}
+
+        def add(function: H) -> H:
+            hooks[event].append(function)
+            return function
+
+        return add
+
+
+class _Fork:
+    """Sends sockets one way and all else another, at the cost of no coroutine."""
+
+    __slots__ = ("_others", "_sockets")
+
+    def __init__(self, others: ASGIApp, sockets: ASGIApp) -> None:
+        self._others = others
+        self._sockets = sockets
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        app = self._sockets if scope["type"] == "websocket" else self._others
+        return app(scope, receive, send)
+
+
+async def _call(hook: Hook) -> None:
+    result = hook()
+    if inspect.isawaitable(result):
+        await result

@@ -1,0 +1,130 @@
+"""What can go wrong. Two questions choose the class: whose fault is it, and what goes on the wire.
+
+    YaatError
+    ├── UsageError (also RuntimeError)      the program is wrong; a peer never causes it      1011
+    │   ├── ArgumentError (also ValueError) a value that no connection could take
+    │   ├── StateError                      a message at the wrong time
+    │   └── RouteError                      a route, mount or handler that cannot work
+    ├── MessageError (also ValueError)      the peer sent what the application does not take
+    │   ├── WrongKindError                  text where bytes were expected, or the reverse    1003
+    │   ├── MalformedError                  not UTF-8, not JSON                               1007
+    │   └── TooBigError                     longer than the policy allows                     1009
+    └── Refused                             the application says no: 403 before accept        1008
+        └── DenialUnsupported (also UsageError)  the server cannot answer with a response     1008
+
+`WebSocketDisconnect(code, reason)`, `WebSocketException(code, reason)` and `HTTPException` are
+Starlette's own classes: what a handler or a middleware written for Starlette catches or raises
+means the same here. A `WebSocketDisconnect` is not an error: the peer has left.
+"""
+
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.websockets import WebSocketDisconnect
+
+__all__ = [
+    "ArgumentError",
+    "DenialUnsupported",
+    "HTTPException",
+    "MalformedError",
+    "MessageError",
+    "Refused",
+    "RouteError",
+    "StateError",
+    "TooBigError",
+    "UsageError",
+    "WebSocketDisconnect",
+    "WebSocketDisconnected",
+    "WebSocketException",
+    "WrongKindError",
+    "YaatError",
+]
+
+
+class YaatError(Exception):
+    """Every error that Yaat raises by itself. `close_code` goes on the wire if nobody catches it.
+
+    Spec: RFC 6455, section 7.4.1, for the codes.
+    """
+
+    close_code = 1011
+
+
+class UsageError(YaatError, RuntimeError):
+    """The program is wrong. A peer can never cause it."""
+
+
+class ArgumentError(UsageError, ValueError):
+    """An argument has a value that no connection, policy or route could take."""
+
+
+class StateError(UsageError):
+    """A message at the wrong time; the text names the state, the message and what is legal."""
+
+
+WebSocketDisconnected = StateError
+"""Starlette's name for it."""
+
+
+class RouteError(UsageError):
+    """A route, a mount or a handler that cannot work as it is given."""
+
+
+class MessageError(YaatError, ValueError):
+    """The peer sent what the application does not take. The text never quotes the payload."""
+
+    close_code = 1003
+
+
+class WrongKindError(MessageError):
+    """A text message where a bytes message was expected, or the reverse."""
+
+    close_code = 1003
+
+
+class MalformedError(MessageError):
+    """A message that is not the JSON or the UTF-8 it has to be."""
+
+    close_code = 1007
+
+
+class TooBigError(MessageError):
+    """A message longer than `Policy.max_message_bytes`."""
+
+    close_code = 1009
+
+
+class Refused(YaatError):  # noqa: N818 - the word for what it does
+    """The application says no: raise it in a handler or a middleware.
+
+    Before `accept` the handshake is answered with `status` (403 where the server cannot answer
+    with a response) and `reason` as a plain text body; after it, the connection is closed with
+    `code` and `reason`.
+
+    Args:
+        reason: Said to the peer, so nothing secret: at most 123 bytes of UTF-8.
+        status: The HTTP status before `accept`.
+        code: The close code after `accept`.
+        headers: Added to the HTTP response, for example `{"www-authenticate": "Bearer"}`.
+    """
+
+    close_code = 1008
+
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        status: int = 403,
+        code: int = 1008,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.close_code = code
+        self.headers = headers or {}
+
+
+class DenialUnsupported(Refused, UsageError):  # noqa: N818 - a refusal is named as what it is
+    """The server cannot answer a handshake with a response of the application's own.
+
+    Uncaught, it refuses the handshake in the one way that every server has: with a 403.
+    """

@@ -1,0 +1,27 @@
+"""Observer: what happened to the connections, told to whoever listens. It does nothing by itself."""
+
+from yaat.types import Scope
+
+
+class Observer:
+    """Told what happens. Subclass it, override what you want to know, give it to the application.
+
+    A method is called in the event loop, between two messages: it must neither block nor await.
+    What it raises is logged on `yaat.error` and changes nothing for the connection.
+    `scope` is the ASGI scope of the connection; it may hold secrets (query string, headers).
+    """
+
+    def opened(self, scope: Scope) -> None:
+        """The handler was entered; the handshake has not been answered yet."""
+
+    def refused(self, scope: Scope, status: int, reason: str) -> None:
+        """The handshake was answered with `status`; a server without denial responses sent 403."""
+
+    def closed(self, scope: Scope, code: int, reason: str) -> None:
+        """An accepted connection ended: the close code that we sent, or that the peer sent."""
+
+    def failed(self, scope: Scope, error: BaseException) -> None:
+        """The handler, or work that it started, raised what nobody caught."""
+
+
+__all__ = ["Observer"]

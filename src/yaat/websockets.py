@@ -1,0 +1,807 @@
+"""WebSocket: one connection, as an application sees it on every ASGI server."""
+
+import asyncio
+import logging
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import contextmanager, suppress
+from time import monotonic
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, TypeVarTuple, Unpack
+
+from starlette.responses import Response
+from starlette.websockets import WebSocketState
+
+from yaat import policy
+from yaat.constants import checked_reason, travelling_code
+from yaat.exceptions import (
+    ArgumentError,
+    DenialUnsupported,
+    TooBigError,
+    UsageError,
+    WebSocketDisconnect,
+    WebSocketDisconnected,
+    WrongKindError,
+)
+from yaat.handshake import Header, checked_headers, chosen_subprotocol
+from yaat.lifecycle import (
+    ACCEPT,
+    CLOSE,
+    DISCONNECT,
+    OUTGOING,
+    RECEIVE,
+    RESPONSE_BODY,
+    RESPONSE_END,
+    RESPONSE_START,
+    SEND,
+    State,
+    can_receive,
+    illegal,
+    is_silent,
+    move,
+)
+from yaat.payload import Mode, decode, encode, kind_of
+from yaat.readahead import ReadAhead
+from yaat.requests import HTTPConnection
+from yaat.tasks import TaskScope, cancelled
+from yaat.turns import Turns
+from yaat.types import Message, Receive, Scope, Send
+
+__all__ = [
+    "WebSocket",
+    "WebSocketDisconnect",
+    "WebSocketDisconnected",
+    "WebSocketState",
+    "WebSocketStates",
+]
+
+WebSocketStates = WebSocketState
+"""The 2020 Yaat's name for it."""
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Kind = Literal["text", "bytes"]
+
+logger = logging.getLogger("yaat.websocket")
+
+PATIENCE: Final = 0.02
+"""How long, in seconds, nobody has to have listened before a send first looks whether the peer is
+still there. A handler that answers what it receives is faster and never pays for the look."""
+
+LOOKS: Final = 3
+"""How many turns of the event loop such a look takes: what a server knows comes in by then."""
+
+NEVER: Final = float("-inf")
+FOREVER: Final = float("inf")
+
+OPEN: Final = State.OPEN
+
+_KEY: Final = "yaat.websocket"
+_warned: Final[set[int]] = set()
+
+
+class WebSocket(HTTPConnection):
+    """One WebSocket connection.
+
+    Usable on its own in a bare ASGI application; `async with` makes it a scope for the work begun
+    with `start_soon`. What it has in common with a request (`url`, `headers`, `query_params`,
+    `path_params`, `cookies`, `client`, `app`, `state`, ...) comes from `HTTPConnection`.
+
+    Guarantees:
+        What is sent leaves in the order of the calls, whichever tasks make them.
+        What the peer sent is handed over once, in order, before the end of the connection is.
+        After the peer has left, sending raises `WebSocketDisconnect`, whatever the server does.
+
+    Raises:
+        UsageError: The scope is none of a WebSocket.
+
+    Spec: ASGI, "WebSocket".
+    """
+
+    # Most connections never need these, so they cost nothing until set.
+    _accepted = False
+    _ahead: ReadAhead | None = None
+    _denied: int | None = None
+    _denial: tuple[dict[str, Any], bytearray] | None = None
+    _end: asyncio.Future[None] | None = None
+    _end_by: float | None = None
+    _lost: tuple[int, str] | None = None
+    _owner: asyncio.Task[Any] | None = None
+    _said: tuple[int, str] | None = None
+    _tasks: TaskScope | None = None
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("type") != "websocket":
+            raise UsageError(f"the scope is one of {scope.get('type')!r}, not of a websocket")
+        super().__init__(scope)
+        self._receive = receive
+        self._send = send
+        self._life = State.CONNECTING
+        self._in = Turns()
+        self._out = Turns()
+        # Until when it is believed that the peer is there, as nobody listens: FOREVER while
+        # somebody does, NEVER when a send has to look closer.
+        self._listen_by = NEVER
+        self._set_policy()
+
+    @classmethod
+    def attach(cls, scope: Scope, receive: Receive, send: Send) -> Self:
+        """Return the connection's one WebSocket, which lives in its scope.
+
+        What a middleware wrapped around `receive` and `send` is used from here on, and the scope
+        that it passed.
+        """
+        websocket: Self | None = scope.get(_KEY)
+        if websocket is None:
+            websocket = scope[_KEY] = cls(scope, receive, send)
+            return websocket
+        websocket.__dict__.pop("_url", None)
+        websocket.scope, websocket._receive, websocket._send = scope, receive, send
+        websocket._set_policy()
+        return websocket
+
+    def _set_policy(self) -> None:
+        self._policy: policy.Policy = self.scope.get("yaat.policy", policy.DEFAULT)
+        # No character has more than four bytes in UTF-8: up to here a text need not be measured.
+        self._surely_small = self._policy.max_message_bytes // 4
+
+    # What it is
+
+    @property
+    def subprotocols(self) -> list[str]:
+        """The subprotocols that the client offered, in its order of preference."""
+        return list(self.scope.get("subprotocols") or ())
+
+    @property
+    def client_state(self) -> WebSocketState:
+        """What the client has done, in Starlette's terms; derived from the life so far."""
+        if self._lost is not None or self._life in (State.GONE, State.CLOSED):
+            return WebSocketState.DISCONNECTED
+        if self._life is State.CONNECTING:
+            return WebSocketState.CONNECTING
+        return WebSocketState.CONNECTED
+
+    @client_state.setter
+    def client_state(self, _: WebSocketState) -> None:
+        raise UsageError("client_state follows from what was sent and received: it cannot be set")
+
+    @property
+    def application_state(self) -> WebSocketState:
+        """What the application has done, in Starlette's terms; derived likewise."""
+        if self._life is State.DENYING:
+            return WebSocketState.RESPONSE
+        if self._life in (State.CLOSING, State.CLOSED):
+            return WebSocketState.DISCONNECTED
+        return WebSocketState.CONNECTED if self._accepted else WebSocketState.CONNECTING
+
+    @application_state.setter
+    def application_state(self, _: WebSocketState) -> None:
+        raise UsageError("application_state follows from what was sent: it cannot be set")
+
+    server_state = application_state
+    """The 2020 Yaat's name for `application_state`."""
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code of whoever ended the connection first, we or the peer; None until then.
+
+        It is what the server tells: 1005 for a close without a code, 1006 for a lost connection.
+        """
+        return (self._said or self._lost or (None, ""))[0]
+
+    @property
+    def close_reason(self) -> str:
+        """The reason that goes with `close_code`."""
+        return (self._said or self._lost or (None, ""))[1]
+
+    @property
+    def denial_status(self) -> int | None:
+        """The HTTP status with which we refused the handshake; None if we did not."""
+        return self._denied
+
+    # The handshake
+
+    async def accept(
+        self,
+        subprotocol: str | Sequence[str] | None = None,
+        headers: Iterable[Header] | Mapping[str, str] | None = None,
+    ) -> str | None:
+        """Accept the connection.
+
+        Args:
+            subprotocol: The one to speak, or several in the order of preference: the first that
+                the client offered is chosen, none if it offered none of them.
+            headers: Added to the handshake's response.
+
+        Returns:
+            The subprotocol that was chosen.
+
+        Raises:
+            ArgumentError: A subprotocol that the client never offered, or a header that cannot be.
+            StateError: It has been answered already.
+            WebSocketDisconnect: The peer left before the answer.
+
+        Spec: RFC 6455, section 4.2.2; ASGI, "Accept - send event".
+        """
+        chosen = chosen_subprotocol(subprotocol, self.subprotocols)
+        message = {"type": ACCEPT, "subprotocol": chosen, "headers": checked_headers(headers)}
+        await self._connected()
+        await self._out.take()
+        try:
+            self._advance(ACCEPT)
+            self._accepted = True
+            self._stop_listening()
+            await self._send(message)
+        except OSError:
+            self._lose(1006, "")
+            raise self._departure() from None
+        finally:
+            self._out.give()
+        return chosen
+
+    async def send_denial_response(self, response: Response) -> None:
+        """Answer the handshake with an HTTP response instead of accepting it.
+
+        Raises:
+            DenialUnsupported: The server cannot; uncaught, it becomes a 403.
+            StateError: It has been answered already.
+
+        Spec: ASGI, extension "Websocket Denial Response".
+        """
+        if not self.can_deny:
+            raise DenialUnsupported(
+                "The server doesn't support the Websocket Denial Response extension."
+            )
+        await self._connected()
+        await response(self.scope, self.receive, self.send)
+
+    @property
+    def can_deny(self) -> bool:
+        """Whether the server can answer the handshake with an HTTP response of our own."""
+        return "websocket.http.response" in (self.scope.get("extensions") or ())
+
+    # Sending
+
+    # These are no coroutine functions, they return one: a coroutine of its own for every message
+    # would only pass on what the other one does.
+
+    def send_text(self, data: str) -> Coroutine[Any, Any, None]:
+        """Send a text message.
+
+        Raises:
+            TypeError: `data` is no str.
+            StateError: The connection is not open.
+            WebSocketDisconnect: The peer has left.
+        """
+        if not isinstance(data, str):
+            raise TypeError(f"a text message is a str, not {type(data).__name__}")
+        return self._transmit({"type": SEND, "text": data})
+
+    def send_bytes(self, data: bytes | bytearray | memoryview) -> Coroutine[Any, Any, None]:
+        """Send a bytes message.
+
+        Raises:
+            TypeError: `data` is not bytes, bytearray or memoryview.
+            StateError: The connection is not open.
+            WebSocketDisconnect: The peer has left.
+        """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a bytes message is bytes, not {type(data).__name__}")
+        return self._transmit({"type": SEND, "bytes": bytes(data)})
+
+    def send_json(self, data: Any, mode: Mode = "text") -> Coroutine[Any, Any, None]:
+        """Send a value as compact JSON.
+
+        Args:
+            data: Any JSON value; also dataclasses, `msgspec.Struct`, `datetime`, `UUID`, enums.
+            mode: In a `"text"` or a `"bytes"` message.
+
+        Raises:
+            ArgumentError: Another mode.
+            TypeError: `data` holds what has no form in JSON.
+            StateError: The connection is not open.
+            WebSocketDisconnect: The peer has left.
+        """
+        encoded = encode(data)
+        if kind_of(mode) == "text":
+            return self._transmit({"type": SEND, "text": encoded.decode()})
+        return self._transmit({"type": SEND, "bytes": encoded})
+
+    async def send(self, message: Message) -> None:
+        """Send a raw ASGI message. The state of the connection follows it.
+
+        The parts of a denial response are put together and leave as one, since not every server
+        takes several.
+
+        Raises:
+            StateError: The message is not legal now.
+            ArgumentError: It does not hold what its type needs.
+            TypeError: It holds something of the wrong type.
+            WebSocketDisconnect: The peer has left.
+        """
+        await self._connected()
+        kind = message.get("type")
+        if kind == SEND:
+            await self._transmit(_checked(message))
+        elif kind == CLOSE:
+            code = message.get("code")
+            await self.close(1000 if code is None else code, message.get("reason"))
+        elif kind == ACCEPT:
+            await self.accept(message.get("subprotocol"), message.get("headers"))
+        elif kind in (RESPONSE_START, RESPONSE_BODY):
+            await self._deny(message)
+        else:
+            raise illegal(self._life, str(kind), OUTGOING)
+
+    async def _transmit(self, message: Message) -> None:
+        """Send a data message. The short way is for an open connection that nobody shares."""
+        turns = self._out
+        if turns.taken or self._life is not OPEN or monotonic() > self._listen_by:
+            await turns.take()
+            try:
+                await self._look()
+                self._advance(SEND)
+            except BaseException:
+                turns.give()
+                raise
+        else:
+            turns.taken = True
+        try:
+            await self._send(message)
+        except OSError:
+            await self._learn_of_loss()
+            raise self._departure() from None
+        finally:
+            if turns.queue is None:
+                turns.taken = False
+            else:
+                turns.give()
+
+    async def _look(self) -> None:
+        """Look whether the peer is still there, if nobody has listened for a while."""
+        if self._life is not OPEN or self._lost is not None or monotonic() <= self._listen_by:
+            return
+        self._listen()
+        for _ in range(LOOKS):
+            await asyncio.sleep(0)
+
+    async def _learn_of_loss(self) -> None:
+        """The server says that the peer has left. Why, only its disconnect tells, if it comes."""
+        self._listen()
+        for _ in range(LOOKS):
+            await asyncio.sleep(0)
+        self._lose(1006, "")
+
+    def _advance(self, message_type: str) -> None:
+        """Move the state by a message that is about to be sent."""
+        if self._lost is not None:
+            raise self._departure()
+        self._life = move(self._life, message_type)
+
+    async def _deny(self, message: Message) -> None:
+        if message["type"] == RESPONSE_START:
+            headers = checked_headers(message.get("headers"), accept=False)
+            self._advance(RESPONSE_START)
+            self._denied = message["status"]
+            self._denial = {"status": message["status"], "headers": headers}, bytearray()
+            return
+        self._advance(RESPONSE_BODY)
+        assert self._denial is not None  # noqa: S101 - a body is legal only after a start
+        start, body = self._denial
+        body += message.get("body", b"")
+        if len(body) > self._policy.max_message_bytes:
+            raise ArgumentError("a denial response is longer than Policy.max_message_bytes")
+        if not message.get("more_body"):
+            self._advance(RESPONSE_END)
+            await self._send({"type": RESPONSE_START, **start})
+            await self._send({"type": RESPONSE_BODY, "body": bytes(body)})
+
+    # Closing
+
+    async def close(self, code: int = 1000, reason: str | None = "") -> None:
+        """Close the connection; before `accept`, refuse it (HTTP 403).
+
+        A second close, or one after the peer has left, does nothing.
+
+        Args:
+            code: A `WebSocketCloseEvent` or any code from 1000 to 1014 and from 3000 to 4999.
+                Those that must not travel are replaced: 1005 by 1000, 1006 and 1015 by 1011.
+            reason: At most 123 bytes of UTF-8.
+
+        Raises:
+            ArgumentError: A code or a reason that cannot be; it is a `ValueError` too.
+            StateError: A denial response is under way.
+
+        Guarantees: It returns within `Policy.close_timeout` seconds.
+
+        Spec: RFC 6455, sections 5.5.1 and 7.4.
+        """
+        travelling = travelling_code(code)
+        if travelling != code and code not in _warned:
+            _warned.add(code)
+            logger.warning("close code %d must not travel; %d goes instead", code, travelling)
+        message = {"type": CLOSE, "code": travelling, "reason": checked_reason(reason)}
+        await self._connected()
+        try:
+            async with asyncio.timeout(self._policy.close_timeout):
+                await self._close(message)
+        except TimeoutError:
+            self._life = move(self._life, CLOSE)
+            logger.warning("the peer did not let our close through; the server is left to end it")
+
+    async def _close(self, message: Message) -> None:
+        await self._out.take()
+        try:
+            if self._lost is not None and self._life in (State.PENDING, OPEN):
+                self._life = move(self._life, DISCONNECT)
+            if self._life is State.PENDING:
+                self._denied = 403
+            silent = is_silent(self._life, CLOSE)
+            self._life = move(self._life, CLOSE)
+            if not silent:
+                self._said = (message["code"], message["reason"])
+                self._end_soon()
+                await self._send(message)
+        except OSError:
+            self._lose(1006, "")
+        finally:
+            self._out.give()
+
+    # Receiving
+
+    def receive_text(self) -> Coroutine[Any, Any, str]:
+        """Receive a text message.
+
+        Raises:
+            WrongKindError: A bytes message came; uncaught, it closes with 1003.
+            TooBigError: It is longer than the policy allows; uncaught, it closes with 1009.
+            StateError: The connection has not been accepted.
+            WebSocketDisconnect: The connection has ended.
+        """
+        return self._take("text")
+
+    def receive_bytes(self) -> Coroutine[Any, Any, bytes]:
+        """Receive a bytes message. It raises as `receive_text` does."""
+        return self._take("bytes")
+
+    async def receive_json(self, mode: Mode = "text") -> Any:
+        """Receive a JSON value, in a `"text"` or a `"bytes"` message.
+
+        Raises:
+            MalformedError: It is not JSON; uncaught, it closes with 1007. A `ValueError` too.
+            ArgumentError: Another mode. For the rest it raises as `receive_text` does.
+        """
+        return decode(await self._take(kind_of(mode)))
+
+    async def iter_text(self) -> AsyncIterator[str]:
+        """Iterate over text messages until the peer leaves."""
+        with suppress(WebSocketDisconnect):
+            while True:
+                yield await self._take("text")
+
+    async def iter_bytes(self) -> AsyncIterator[bytes]:
+        """Iterate over bytes messages until the peer leaves."""
+        with suppress(WebSocketDisconnect):
+            while True:
+                yield await self._take("bytes")
+
+    async def iter_json(self, mode: Mode = "text") -> AsyncIterator[Any]:
+        """Iterate over JSON values until the peer leaves."""
+        kind = kind_of(mode)
+        with suppress(WebSocketDisconnect):
+            while True:
+                yield decode(await self._take(kind))
+
+    async def receive_data(self) -> str | bytes:
+        """Receive a message of either kind. It raises as `receive_text` does."""
+        self._expect_data()
+        message = await self._pull()
+        self._handed_over(message)
+        if message["type"] == DISCONNECT:
+            raise self._departure()
+        text = message.get("text")
+        data: str | bytes = message["bytes"] if text is None else text
+        self._check_size(data)
+        return data
+
+    async def receive(self) -> Message:
+        """Receive a raw ASGI message. The state of the connection follows it.
+
+        Raises:
+            StateError: Nothing more can come: the disconnect has been handed over.
+            TooBigError: The message is longer than the policy allows.
+        """
+        if not can_receive(self._life):
+            move(self._life, RECEIVE)
+        message = await self._pull()
+        self._handed_over(message)
+        data = message.get("text") or message.get("bytes")
+        if data is not None and len(data) > self._surely_small:
+            self._check_size(data)
+        return message
+
+    async def _take(self, kind: Kind) -> Any:
+        """Receive what is in the next message. The short way is as in `_transmit`."""
+        turns = self._in
+        if turns.taken or self._life is not OPEN or self._ahead is not None:
+            self._expect_data()
+            message = await self._pull()
+        else:
+            turns.taken = True
+            self._listen_by = FOREVER
+            try:
+                message = await self._receive()
+            finally:
+                self._listen_by = monotonic() + PATIENCE
+                if turns.queue is None:
+                    turns.taken = False
+                else:
+                    turns.give()
+                if self._ahead is not None:
+                    self._stop_listening()
+        data = message.get(kind)
+        if data is None:
+            raise self._instead(message, kind)
+        if len(data) > self._surely_small:
+            self._check_size(data)
+        return data
+
+    def _expect_data(self) -> None:
+        if not can_receive(self._life):
+            raise self._departure()
+        move(self._life, RECEIVE)
+
+    async def _pull(self) -> Message:
+        """Return the next message: one that was read ahead, or else the server's next."""
+        await self._in.take()
+        try:
+            if not can_receive(self._life):
+                raise self._departure()
+            if self._lost is None:
+                self._listen_by = FOREVER
+            ahead = self._ahead
+            following = self._fetch if ahead is None or ahead.is_empty else ahead.next
+            return await self._bounded(following())
+        finally:
+            self._in.give()
+            self._stop_listening()
+
+    async def _bounded(self, following: Awaitable[Message]) -> Message:
+        """Wait without end, unless the end is known: then the server gets `close_timeout`."""
+        try:
+            async with asyncio.timeout_at(self._end_by) as bound:
+                return await following
+        except TimeoutError:
+            if not bound.expired():
+                raise
+        self._lose(1006, "")
+        code, reason = self._lost or (1006, "")
+        return {"type": DISCONNECT, "code": code, "reason": reason}
+
+    async def _fetch(self) -> Message:
+        message = await self._receive()
+        if message["type"] == DISCONNECT:
+            self._lose(message.get("code"), message.get("reason"))
+        return message
+
+    def _instead(self, message: Message, kind: Kind) -> Exception:
+        """Return what to raise for a message without the `kind` of data that was asked for."""
+        self._handed_over(message)
+        if message["type"] == DISCONNECT:
+            return self._departure()
+        other = "bytes" if kind == "text" else "text"
+        if message.get(other) is None:
+            return UsageError("the server brought a message with neither text nor bytes")
+        return WrongKindError(f"expected a {kind} message, got one of {other}")
+
+    def _handed_over(self, message: Message) -> None:
+        """Move the state by a message that the application is given."""
+        if message["type"] == DISCONNECT:
+            self._lose(message.get("code"), message.get("reason"))
+        self._life = move(self._life, message["type"])
+
+    def _check_size(self, data: str | bytes) -> None:
+        limit = self._policy.max_message_bytes
+        size = len(data.encode(errors="surrogatepass") if isinstance(data, str) else data)
+        if size > limit:
+            raise TooBigError(f"a message of {size} bytes; Policy.max_message_bytes is {limit}")
+
+    async def _connected(self) -> None:
+        """Take the server's `connect`, if nobody has."""
+        if self._life is State.CONNECTING:
+            self._handed_over(await self._pull())
+
+    # The end of the connection
+
+    def _departure(self) -> WebSocketDisconnect:
+        return WebSocketDisconnect(*(self._lost or (1006, "")))
+
+    def _lose(self, code: int | None, reason: str | None) -> None:
+        """Note that the connection is lost; what it was lost of is what was said first."""
+        self._listen_by = NEVER
+        if self._lost is not None:
+            return
+        self._lost = (1005 if code is None else code, reason or "")
+        self._end_soon()
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
+        if self._tasks is not None:
+            self._tasks.cancel()
+
+    def _end_soon(self) -> None:
+        """Bound the wait for what may still come."""
+        if self._end_by is None:
+            self._end_by = asyncio.get_running_loop().time() + self._policy.close_timeout
+
+    def _listen(self) -> None:
+        """Read ahead, so that the end is noticed, unless somebody receives."""
+        if self._ahead is None:
+            self._ahead = ReadAhead(self._fetch, self._policy.read_ahead)
+        if self._lost is None:
+            self._listen_by = FOREVER
+            if not self._in.taken:
+                self._ahead.start()
+
+    def _stop_listening(self) -> None:
+        """Nobody receives any more: read ahead for those who watch, or else trust for a while."""
+        ahead = self._ahead
+        if ahead is not None and (ahead.watchers or ahead.is_reading):
+            self._listen()
+        elif self._lost is None:
+            self._listen_by = monotonic() + PATIENCE
+        if ahead is not None and ahead.is_empty:
+            self._ahead = None
+
+    def _watch(self) -> ReadAhead:
+        """Listen whether or not somebody receives, from now on."""
+        self._listen()
+        assert self._ahead is not None  # noqa: S101 - _listen has seen to it
+        self._ahead.watchers += 1
+        return self._ahead
+
+    @contextmanager
+    def _watching(self) -> Iterator[asyncio.Future[None]]:
+        """Listen as long as this is entered; the future is done when the connection is lost."""
+        if self._end is None:
+            self._end = asyncio.get_running_loop().create_future()
+            if self._lost is not None:
+                self._end.set_result(None)
+        ahead = self._watch()
+        try:
+            yield self._end
+        finally:
+            ahead.watchers -= 1
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended, by whichever side.
+
+        It listens by itself; messages that come in meanwhile are kept for who receives them, up
+        to `Policy.read_ahead` bytes. Beyond that the end is noticed only when they are received.
+        """
+        await self._connected()
+        if can_receive(self._life):
+            with self._watching() as end:
+                await asyncio.wait((end,), timeout=self._time_left())
+
+    def _time_left(self) -> float | None:
+        if self._end_by is None:
+            return None
+        return max(0.0, self._end_by - asyncio.get_running_loop().time())
+
+    async def stream(self, source: AsyncIterable[Any]) -> None:
+        """Send every item of `source` until it ends or the peer leaves; then close the source.
+
+        Args:
+            source: Its items travel as text (str), as bytes (bytes, bytearray, memoryview), or
+                else as JSON. If it has `aclose`, that is awaited at the end, however it comes.
+
+        Raises:
+            Exception: What `source` raised.
+            StateError: The connection is not open.
+
+        Guarantees: It returns when the peer leaves, also while `source` is waiting. Messages that
+            come in meanwhile are kept as in `wait_closed`.
+        """
+        with self._watching() as end:
+            pump = asyncio.create_task(self._pump(source), name="yaat stream")
+            try:
+                await asyncio.wait((pump, end), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await cancelled({pump}, self._policy.close_timeout)
+        error = None if pump.cancelled() or not pump.done() else pump.exception()
+        if error is not None and not (self._lost and isinstance(error, WebSocketDisconnect)):
+            raise error
+
+    async def _pump(self, source: AsyncIterable[Any]) -> None:
+        items = aiter(source)
+        try:
+            async for item in items:
+                await self._send_item(item)
+        finally:
+            aclose = getattr(items, "aclose", None) or getattr(source, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    def _send_item(self, item: Any) -> Coroutine[Any, Any, None]:
+        if isinstance(item, str):
+            return self.send_text(item)
+        if isinstance(item, (bytes, bytearray, memoryview)):
+            return self.send_bytes(item)
+        return self.send_json(item)
+
+    def start_soon(
+        self, function: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts
+    ) -> asyncio.Task[T]:
+        """Run `function(*args)` beside the handler, no longer than the connection lives.
+
+        It is cancelled and awaited when the peer leaves or the handler ends. What it raises ends
+        the connection as what the handler raises does: the handler is cancelled.
+
+        Raises:
+            UsageError: The connection is not a scope: outside a route, use `async with websocket`.
+            WebSocketDisconnect: The peer has left already.
+        """
+        if self._owner is None:
+            raise UsageError("start_soon() needs a route, or `async with websocket:` around it")
+        if self._lost is not None:
+            raise self._departure()
+        if self._tasks is None:
+            self._tasks = TaskScope(self._owner)
+            self._watch()
+        return self._tasks.start(function, *args)
+
+    async def __aenter__(self) -> Self:
+        """Make the connection a scope for the work begun with `start_soon`.
+
+        Raises:
+            UsageError: There is no asyncio event loop.
+        """
+        try:
+            self._owner = asyncio.current_task()
+        except RuntimeError:
+            raise UsageError("Yaat runs on asyncio; start the server without trio") from None
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End that work and stop listening. The connection is not closed by this.
+
+        Raises:
+            Exception: What ended the work begun with `start_soon`, instead of the cancellation
+                that it caused.
+        """
+        self._owner = None
+        reading = None if self._ahead is None else self._ahead.stop()
+        try:
+            if self._tasks is not None:
+                await self._tasks.end(self._policy.close_timeout)
+        finally:
+            if reading is not None:
+                await cancelled({reading}, self._policy.close_timeout)
+
+
+def _checked(message: Message) -> Message:
+    """Return a `websocket.send` as every server takes it (ASGI, "Send - send event")."""
+    text, data = message.get("text"), message.get("bytes")
+    if (text is None) is (data is None):
+        raise ArgumentError("a websocket.send holds either text or bytes")
+    if text is None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"bytes of a websocket.send is bytes, not {type(data).__name__}")
+        return {"type": SEND, "bytes": bytes(data)}
+    if not isinstance(text, str):
+        raise TypeError(f"text of a websocket.send is a str, not {type(text).__name__}")
+    return {"type": SEND, "text": text}
