@@ -34,6 +34,12 @@ def differences(values: Sequence[float], bases: Sequence[float]) -> Figure:
     return figure(value - base for value, base in zip(values, bases, strict=True))
 
 
+def shares(values: Sequence[float], others: Sequence[float], floors: Sequence[float]) -> Figure:
+    """How much of what the others add to the floor the values add to it, round by round."""
+    rounds = zip(values, others, floors, strict=True)
+    return figure((value - floor) / (other - floor) for value, other, floor in rounds)
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table whose columns stand straight in a terminal too."""
     lines = [list(head), *map(list, rows)]

@@ -11,33 +11,31 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
-from benchmarks import plot
-from benchmarks.figures import Figure, differences, figure, table
-from benchmarks.peers import AGAIN, BARE, STARLETTE, YAAT, Peer
+from benchmarks.costs import Costs
+from benchmarks.figures import table
+from benchmarks.peers import BARE, Peer
 from benchmarks.scripted import MEASURED, MODES, application, turn
 from benchmarks.settings import Settings
 
 ROUNDS = 200
 COUNT = 1000  # messages a turn
-Turns = dict[tuple[str, str, Peer], list[float]]
+THINGS = {f"{name}, {mode}": (name, mode) for name in MEASURED for mode in MODES}
 
 
 def run(settings: Settings) -> None:
     """Measure, report, and draw."""
-    peers = settings.only(BARE, AGAIN, YAAT, STARLETTE)
-    turns = asyncio.run(measure(peers, settings.rounds or ROUNDS))
-    print(heading(settings.rounds or ROUNDS))
-    for name in MEASURED:
-        for mode in MODES:
-            print(f"\n### {name}, {mode}\n")
-            print(table(["", "ns/msg", "ns added to bare"], lines(turns, name, mode)))
-            print("\n" + verdict(turns, name, mode))
-    draw(turns, settings.output)
+    costs = Costs.none("ns/message", THINGS, settings.peers)
+    rounds = settings.rounds or ROUNDS
+    measure(costs, rounds)
+    print(heading(rounds))
+    costs.report()
+    costs.draw(
+        settings.output / "bench-overhead.svg",
+        "One message received and one sent, in process",
+    )
     if settings.instructions:
-        instructions(peers)
+        instructions([peer for thing, peer in costs.turns if thing == next(iter(THINGS))])
 
 
 def heading(rounds: int) -> str:
@@ -48,46 +46,18 @@ def heading(rounds: int) -> str:
     )
 
 
-async def measure(peers: list[Peer], rounds: int) -> Turns:
-    apps = {peer: application(peer.app) for peer in peers}
-    turns: Turns = {(n, mode, peer): [] for n in MEASURED for mode in MODES for peer in peers}
+def measure(costs: Costs, rounds: int) -> None:
+    apps = {peer: application(peer.app) for _, peer in costs.turns}
     gc.collect()
     gc.freeze()
-    for _ in range(rounds):
-        for (name, mode, peer), results in turns.items():
-            results.append(await turn(apps[peer], MEASURED[name], mode, COUNT))
-    return turns
+    with asyncio.Runner() as runner:
 
+        def played(thing: str, peer: Peer) -> float:
+            name, mode = THINGS[thing]
+            return runner.run(turn(apps[peer], MEASURED[name], mode, COUNT))
 
-def added(turns: Turns, name: str, mode: str, peer: Peer) -> Figure:
-    return differences(turns[name, mode, peer], turns[name, mode, BARE])
-
-
-def lines(turns: Turns, name: str, mode: str) -> Iterator[list[str]]:
-    for other_name, other_mode, peer in turns:
-        if (other_name, other_mode) == (name, mode):
-            whole = figure(turns[name, mode, peer])
-            yield [peer.name, f"{whole:.0f}", f"{added(turns, name, mode, peer):+.0f}"]
-
-
-def verdict(turns: Turns, name: str, mode: str) -> str:
-    if not {(name, mode, YAAT), (name, mode, STARLETTE)} <= turns.keys():
-        return ""
-    yaat, starlette = (added(turns, name, mode, peer).middle for peer in (YAAT, STARLETTE))
-    return f"Yaat adds {yaat / starlette:.2f} of what Starlette adds."
-
-
-def draw(turns: Turns, output: Path) -> None:
-    panels: dict[str, dict[str, Figure]] = {}
-    for name, mode, peer in turns:
-        panels.setdefault(f"{name}, {mode}", {})[peer.name] = added(turns, name, mode, peer)
-    plot.draw(
-        output / "bench-overhead.svg",
-        "Added to one message received and one sent, in process",
-        "nanoseconds added to a bare ASGI function (less is better)",
-        panels,
-        floor=0.0,
-    )
+        for _ in range(rounds):
+            costs.one_round(played)
 
 
 def instructions(peers: list[Peer]) -> None:

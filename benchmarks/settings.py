@@ -18,7 +18,3 @@ class Settings:
     websockets: str
     instructions: bool
     output: Path
-
-    def only(self, *peers: Peer) -> list[Peer]:
-        """Those of a part's own peers that are wanted."""
-        return [peer for peer in peers if peer in self.peers]
