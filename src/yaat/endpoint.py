@@ -31,7 +31,7 @@ from yaat.policy import DEFAULT, Policy
 from yaat.types import Receive, Scope, Send
 from yaat.websockets import WebSocket, WebSocketState
 
-__all__ = ["Endpoint", "WebSocketEndpoint"]
+__all__ = ["Endpoint", "WebSocketEndpoint", "conclude", "run"]
 
 logger = logging.getLogger("yaat.error")
 refusals = logging.getLogger("yaat.refused")
@@ -41,7 +41,10 @@ Run = Callable[[WebSocket], Awaitable[None]]
 FAREWELL: Final = 1.0
 """How long, in seconds, saying goodbye may take when the server cancels the handler."""
 
-_CODES: Final = {HTTPStatus.SERVICE_UNAVAILABLE: 1013, HTTPStatus.REQUEST_ENTITY_TOO_LARGE: 1009}
+_CODES: Final[Mapping[int, int]] = {
+    HTTPStatus.SERVICE_UNAVAILABLE: 1013,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: 1009,
+}
 """The close codes that say what an HTTP status says; others become 1008 (4xx) or 1011 (5xx)."""
 
 EVENTS: Final = ("on_connect", "on_receive", "on_disconnect")
@@ -106,7 +109,7 @@ class Endpoint:
 async def run(handler: Run, websocket: WebSocket) -> None:
     """Run `handler` over `websocket` and end the connection as an `Endpoint` does."""
     _require_asyncio()
-    ending = _Ending()
+    failure: Exception | None = None
     try:
         async with websocket:
             _tell(websocket, "opened")
@@ -116,9 +119,12 @@ async def run(handler: Run, websocket: WebSocket) -> None:
         await _say_goodbye(websocket)
         raise
     except Exception as error:  # noqa: BLE001 - this is where every failure of a handler ends
-        ending = _ending(_cause(error, websocket))
-    await _conclude(websocket, ending)
-    websocket.scope.pop("yaat.websocket", None)  # each holds the other
+        failure = error
+    try:
+        await conclude(websocket, failure)
+    finally:
+        failure = None  # its traceback holds this frame
+        websocket.scope.pop("yaat.websocket", None)  # each holds the other
 
 
 def _require_asyncio() -> None:
@@ -271,8 +277,16 @@ def _ending(error: Exception | None) -> _Ending:
     return _Ending(1011, "", 500, failure=error)
 
 
+async def conclude(websocket: WebSocket, error: Exception | None = None) -> None:
+    """End `websocket` as it ends when a handler raises `error`, or returns (None).
+
+    What has ended stays as it is; a failure is logged and told all the same. For a middleware that
+    does not pass a connection on.
+    """
+    await _conclude(websocket, _ending(error and _cause(error, websocket)))
+
+
 async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
-    """Put `ending` on the wire, if nothing has ended the connection yet; log and tell."""
     if ending.failure is not None:
         logger.error("a WebSocket handler failed", exc_info=ending.failure)
         _tell(websocket, "failed", ending.failure)
@@ -282,8 +296,15 @@ async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
         logger.exception("a connection cannot end with the code or headers that were raised")
         _tell(websocket, "failed", error)
         await _end(websocket, _Ending(1011, status=500))
+    _tell_end(websocket, ending.reason)
+
+
+def _tell_end(websocket: WebSocket, reason: str) -> None:
+    if websocket.is_concluded:
+        return
+    websocket.is_concluded = True
     if websocket.denial_status is not None:
-        _tell(websocket, "refused", websocket.denial_status, ending.reason)
+        _tell(websocket, "refused", websocket.denial_status, reason)
     else:
         _tell(websocket, "closed", websocket.close_code, websocket.close_reason)
 

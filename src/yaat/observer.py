@@ -1,10 +1,10 @@
-"""Observer: what happened to the connections, told to whoever listens. It does nothing by itself."""
+"""Observer: what happened to the connections, told to whoever listens."""
 
 from yaat.types import Scope
 
 
 class Observer:
-    """Told what happens. Subclass it, override what you want to know, give it to the application.
+    """Told what happens; does nothing by itself. Override what you want to know.
 
     A method is called in the event loop, between two messages: it must neither block nor await.
     What it raises is logged on `yaat.error` and changes nothing for the connection.

@@ -10,7 +10,7 @@ Mode = Literal["text", "bytes", "binary"]
 """In which kind of message JSON travels; `"binary"` is Starlette's spelling of `"bytes"`."""
 
 encode = msgspec.json.Encoder().encode
-"""Encode any JSON value, and dataclasses, `msgspec.Struct`, `datetime`, `UUID`, enums: compact UTF-8."""
+"""Return any JSON value, also with dataclasses, `datetime`, `UUID`, enums, as compact UTF-8."""
 
 _decode = msgspec.json.Decoder().decode
 

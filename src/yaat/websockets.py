@@ -107,6 +107,9 @@ class WebSocket(HTTPConnection):
     Spec: ASGI, "WebSocket".
     """
 
+    is_concluded = False
+    """Whether the observers were told of the end."""
+
     # Most connections never need these, so they cost nothing until set.
     _accepted = False
     _ahead: ReadAhead | None = None
