@@ -72,6 +72,7 @@ class Client(Protocol):
 
     subprotocol: str | None
     headers: Headers
+    timeout: float
 
     async def send_text(self, data: str) -> None: ...
     async def send_bytes(self, data: bytes) -> None: ...
@@ -91,6 +92,10 @@ class Client(Protocol):
 
     async def close_without_code(self) -> None:
         """The same with an empty close frame."""
+        ...
+
+    async def hang_up(self, code: int | None = 1000, reason: str = "") -> None:
+        """Send a close frame, an empty one without a code, and a FIN; do not wait."""
         ...
 
     async def vanish(self) -> None:
@@ -185,10 +190,14 @@ class Wire:
         except ConnectionError:
             return b""
 
-    def finish(self) -> None:
-        """Send FIN; then close, whatever is still unread."""
+    def end(self) -> None:
+        """Send FIN; what the server still sends can be read."""
         with suppress(OSError):
             self.writer.write_eof()
+
+    def finish(self) -> None:
+        """Send FIN; then close, whatever is still unread."""
+        self.end()
         self.writer.close()
 
     def reset(self) -> None:
@@ -243,8 +252,11 @@ class Http1(Wire):
         return response
 
     async def _next_event(self) -> object:
-        while (event := self._http.next_event()) is h11.NEED_DATA:
-            self._http.receive_data(await self.receive_from_socket())
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(await self.receive_from_socket())
+        except h11.RemoteProtocolError as error:
+            raise Violation(f"the answer to the handshake is not HTTP: {error}") from error
         return event
 
     async def read(self) -> bytes:
@@ -504,9 +516,10 @@ class SocketClient:
         self.closed = close_frame(bytes(frame.data))
         if not self._left:
             # RFC 6455, 5.5.1: an endpoint that did not send one answers with a close frame.
-            self._left = True
-            with suppress(Closed):
-                await self.send_frame(Opcode.CLOSE, bytes(frame.data[:2]))
+            await self._begin_close(bytes(frame.data[:2]))
+        # RFC 6455, 7.1.1: a client "MAY close the connection at any time"; there are servers that
+        # end only then.
+        self.wire.end()
         return self.closed
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
@@ -516,22 +529,26 @@ class SocketClient:
         await self._close(b"")
 
     async def _close(self, payload: bytes) -> None:
-        await self.begin_close(payload)
+        await self._begin_close(payload)
         with suppress(Closed):
             async with self._bounded("the answer to a close frame"):
                 while True:
                     await self.receive_frame()
 
-    async def begin_close(self, payload: bytes = struct.pack("!H", 1000)) -> None:
-        """Send a close frame and do not wait for the answer."""
-        if not self._left and self.closed is None:
+    async def _begin_close(self, payload: bytes) -> None:
+        if not self._left:
             self._left = True
             with suppress(Closed):
                 await self.send_frame(Opcode.CLOSE, payload)
 
+    async def hang_up(self, code: int | None = 1000, reason: str = "") -> None:
+        await self._begin_close(struct.pack("!H", code) + reason.encode() if code else b"")
+        self.wire.end()
+
     async def leave(self) -> None:
         """What the end of the block does: a close frame if none was sent, and a FIN."""
-        await self.begin_close()
+        if not self._left:
+            await self.hang_up()
         self.wire.finish()
         async with self._bounded("the server to take what was sent"):
             await self.wire.finished()

@@ -40,10 +40,20 @@ class Facts:
     """It sends the headers of `websocket.accept` (ASGI 2.1)."""
     sends_reason: bool = True
     """It sends the reason of `websocket.close` (ASGI 2.3)."""
+    sends_registered_codes: bool = True
+    """It sends the close codes from 1001 to 1014; if not, the client sees 1011 for all of them."""
     sends_empty: bool = True
     """It can send an empty message."""
     pushes_back: bool = True
-    """`await send()` waits for a client that does not read."""
+    """It waits for whoever does not read: `await send()` for the client, the client for us."""
+    code_on_stop: int = 1012
+    """What an idle client sees when the server is asked to stop; 1006 if it just hangs up."""
+    complaint: str = ""
+    """What it logs as an error of an application that did what the specification asks for."""
+
+    def close_code(self, code: int) -> int:
+        """What the client sees of a close code that may travel."""
+        return code if self.sends_registered_codes or not 1000 < code < 3000 else 1011
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,16 @@ SPECS: Mapping[str, ServerSpec] = {
     spec.name: spec
     for spec in (
         # websockets-sansio and wsproto report a lost connection as if the close frame was empty.
-        ServerSpec("uvicorn-sansio", uvicorn("websockets-sansio"), Facts(code_after_loss=1005)),
+        ServerSpec(
+            "uvicorn-sansio",
+            uvicorn("websockets-sansio"),
+            # It takes a handshake for complete only when it was accepted or closed: each denial
+            # response, though sent as it should be, ends with this line.
+            Facts(
+                code_after_loss=1005,
+                complaint="ASGI callable returned without completing handshake.",
+            ),
+        ),
         ServerSpec("uvicorn-wsproto", uvicorn("wsproto"), Facts(code_after_loss=1005)),
         ServerSpec("uvicorn-websockets", uvicorn("websockets")),
         ServerSpec("hypercorn-h1", hypercorn, HYPERCORN),
@@ -102,21 +121,32 @@ SPECS: Mapping[str, ServerSpec] = {
         ServerSpec(
             "granian",
             granian,
-            # It announces 2.3 and drops the headers of an accept all the same.
-            Facts(tells_reason=False, code_after_loss=1005, sends_accept_headers=False),
+            # It announces 2.3 and drops the headers of an accept all the same. When it is asked to
+            # stop it hangs up on everybody.
+            Facts(
+                tells_reason=False,
+                code_after_loss=1005,
+                sends_accept_headers=False,
+                code_on_stop=1006,
+            ),
         ),
         ServerSpec(
             "daphne",
             daphne,
             # It announces no version, which means ASGI 2.0: no headers, no reasons. A message
-            # without a byte fails its test for truth and is dropped. Its writes never wait.
+            # without a byte fails its test for truth and is dropped. Its writes never wait, nor do
+            # its reads. autobahn closes with 1000 and from 3000 on; for another code it raises, and
+            # what the application raises becomes 1011. When it stops it hangs up.
             Facts(
                 can_deny=False,
                 tells_reason=False,
                 sends_accept_headers=False,
                 sends_reason=False,
+                sends_registered_codes=False,
                 sends_empty=False,
                 pushes_back=False,
+                code_on_stop=1006,
+                complaint="Exception inside application: invalid close code",
             ),
         ),
     )
@@ -231,6 +261,11 @@ class Server:
         except BaseException:
             self.stop()
             raise
+
+    def terminate(self) -> None:
+        """Ask the process to end, and do not wait."""
+        assert self._process is not None, f"{self!r} was not started"
+        self._process.terminate()
 
     def stop(self) -> None:
         """End the process: SIGTERM first, SIGKILL for it and its children after a while."""
