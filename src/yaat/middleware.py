@@ -138,7 +138,7 @@ class BaseMiddleware:
             await self.handle_websocket(websocket)
         except Exception as raised:
             if scope[_PASSED_ON] and websocket.application_state is WebSocketState.CONNECTING:
-                raise  # the layer below has a state of its own, and a server that asks for errors
+                raise  # whoever had it keeps a state of its own, unknown here
             error = raised
         await _end(websocket, error, passed_on=scope[_PASSED_ON])
 
@@ -223,10 +223,8 @@ class _Exchange:
             raise RuntimeError("the application returned without a response")
         return _Answer(self, self._start, self._whole_body())
 
-    async def pass_on(self, start: Message, send: Send) -> None:
-        """Let the application send its response, with another start; wait until it is done."""
-        if self._start is not None:
-            self._start.update(start)
+    async def pass_on(self, send: Send) -> None:
+        """Let the application send its response, and wait until it is done."""
         self._out = send
         self._passing.set()
         await self._task
@@ -302,6 +300,7 @@ class _Answer(Response):
         self.status_code = start["status"]
         self.raw_headers = [(name, value) for name, value in start.get("headers", ())]
         self._exchange = exchange
+        self._start = start
         self._given = body
         if body is not None:
             self._body = body
@@ -310,8 +309,8 @@ class _Answer(Response):
         if getattr(self, "_body", None) is not self._given:
             await super().__call__(scope, receive, send)
             return
-        start = {"status": self.status_code, "headers": self.raw_headers}
-        await self._exchange.pass_on(start, send)
+        self._start.update(status=self.status_code, headers=self.raw_headers)
+        await self._exchange.pass_on(send)
         if self.background is not None:
             await self.background()
 
