@@ -7,8 +7,9 @@ from collections import deque
 class Turns:
     """A queue at a counter.
 
-    Like `asyncio.Lock`, but who finds `taken` false may set it by itself, and clear it again if
-    `queue` is None: one message of a connection that nobody shares costs no call and no coroutine.
+    Like `asyncio.Lock`, but who finds `taken` false may set it by itself, and clear it again; only
+    if `queue` is not None by then is `give` to be called. So a message of a connection that nobody
+    shares costs no call and no coroutine.
     """
 
     __slots__ = ("queue", "taken")
@@ -22,10 +23,8 @@ class Turns:
         if not self.taken:
             self.taken = True
             return
-        if self.queue is None:
-            self.queue = deque()
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.queue.append(place)
+        self.mind().append(place)
         try:
             await place
         except asyncio.CancelledError:
@@ -33,11 +32,19 @@ class Turns:
                 self.give()
             raise
 
+    def mind(self) -> deque[asyncio.Future[None]]:
+        """See to it that who has the turn will call `give`."""
+        if self.queue is None:
+            self.queue = deque()
+        return self.queue
+
     def give(self) -> None:
         """Give the turn to the next in the queue."""
         while self.queue:
             place = self.queue.popleft()
             if not place.done():  # else who waited there has been cancelled
+                self.taken = True
                 place.set_result(None)
                 return
+        self.queue = None
         self.taken = False

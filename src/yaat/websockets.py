@@ -131,8 +131,8 @@ class WebSocket(HTTPConnection):
         self._life = State.CONNECTING
         self._in = Turns()
         self._out = Turns()
-        # Until when it is believed that the peer is there, as nobody listens: FOREVER while
-        # somebody does, NEVER when a send has to look closer.
+        # Until when a send trusts that the peer is there though nobody receives: FOREVER while it
+        # is read ahead, NEVER once the peer is known to have left.
         self._listen_by = NEVER
         self._set_policy()
 
@@ -242,7 +242,7 @@ class WebSocket(HTTPConnection):
         try:
             self._advance(ACCEPT)
             self._accepted = True
-            self._stop_listening()
+            self._listen_by = max(self._listen_by, monotonic() + PATIENCE)
             await self._send(message)
         except OSError:
             self._lose(1006, "")
@@ -348,7 +348,11 @@ class WebSocket(HTTPConnection):
     async def _transmit(self, message: Message) -> None:
         """Send a data message. The short way is for an open connection that nobody shares."""
         turns = self._out
-        if turns.taken or self._life is not OPEN or monotonic() > self._listen_by:
+        if (
+            turns.taken
+            or self._life is not OPEN
+            or (monotonic() > self._listen_by and self._is_deaf)
+        ):
             await turns.take()
             try:
                 await self._look()
@@ -364,14 +368,19 @@ class WebSocket(HTTPConnection):
             await self._learn_of_loss()
             raise self._departure() from None
         finally:
-            if turns.queue is None:
-                turns.taken = False
-            else:
+            turns.taken = False
+            if turns.queue is not None:
                 turns.give()
+
+    @property
+    def _is_deaf(self) -> bool:
+        """Whether nobody would hear of the end, or somebody has."""
+        return self._lost is not None or not self._in.taken
 
     async def _look(self) -> None:
         """Look whether the peer is still there, if nobody has listened for a while."""
-        if self._life is not OPEN or self._lost is not None or monotonic() <= self._listen_by:
+        heard = self._in.taken or monotonic() <= self._listen_by
+        if heard or self._lost is not None or self._life is not OPEN:
             return
         self._listen()
         for _ in range(LOOKS):
@@ -540,17 +549,13 @@ class WebSocket(HTTPConnection):
             message = await self._pull()
         else:
             turns.taken = True
-            self._listen_by = FOREVER
             try:
                 message = await self._receive()
             finally:
+                turns.taken = False
                 self._listen_by = monotonic() + PATIENCE
-                if turns.queue is None:
-                    turns.taken = False
-                else:
-                    turns.give()
-                if self._ahead is not None:
-                    self._stop_listening()
+                if turns.queue is not None:
+                    self._done_receiving()
         data = message.get(kind)
         if data is None:
             raise self._instead(message, kind)
@@ -569,14 +574,11 @@ class WebSocket(HTTPConnection):
         try:
             if not can_receive(self._life):
                 raise self._departure()
-            if self._lost is None:
-                self._listen_by = FOREVER
             ahead = self._ahead
             following = self._fetch if ahead is None or ahead.is_empty else ahead.next
             return await self._bounded(following())
         finally:
-            self._in.give()
-            self._stop_listening()
+            self._done_receiving()
 
     async def _bounded(self, following: Awaitable[Message]) -> Message:
         """Wait without end, unless the end is known: then the server gets `close_timeout`."""
@@ -651,11 +653,14 @@ class WebSocket(HTTPConnection):
             self._ahead = ReadAhead(self._fetch, self._policy.read_ahead)
         if self._lost is None:
             self._listen_by = FOREVER
-            if not self._in.taken:
+            if self._in.taken:
+                self._in.mind()
+            else:
                 self._ahead.start()
 
-    def _stop_listening(self) -> None:
-        """Nobody receives any more: read ahead for those who watch, or else trust for a while."""
+    def _done_receiving(self) -> None:
+        """Give the turn to receive; read ahead for those who watch, or else trust for a while."""
+        self._in.give()
         ahead = self._ahead
         if ahead is not None and (ahead.watchers or ahead.is_reading):
             self._listen()
