@@ -23,6 +23,7 @@ from yaat.exceptions import (
     WebSocketDisconnect,
     WebSocketException,
 )
+from yaat.handshake import checked_status
 from yaat.lifecycle import RESPONSE_BODY
 from yaat.observer import Observer
 from yaat.parameters import Parameters
@@ -324,7 +325,7 @@ async def _refuse(websocket: WebSocket, ending: _Ending) -> None:
     if not websocket.can_deny:
         await websocket.close()  # the server makes a 403 of it
         return
-    text = ending.reason or HTTPStatus(ending.status).phrase
+    text = ending.reason or HTTPStatus(checked_status(ending.status)).phrase
     headers = dict(ending.headers)
     await websocket.send_denial_response(PlainTextResponse(text, ending.status, headers))
 

@@ -6,6 +6,7 @@ server that has not been checked here.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 
 from yaat.exceptions import ArgumentError
 
@@ -69,6 +70,18 @@ def checked_headers(
     """
     pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
     return [_checked_header(_encoded(n).lower(), _encoded(v), accept=accept) for n, v in pairs]
+
+
+def checked_status(status: int) -> int:
+    """Return `status` if a denial response may have it.
+
+    Raises:
+        ArgumentError: It is not a registered status from 300 on. Over HTTP/2, 2xx would accept
+            (RFC 8441, section 5); and not every server can send one that is not registered.
+    """
+    if status < HTTPStatus.MULTIPLE_CHOICES or status not in list(HTTPStatus):
+        raise ArgumentError(f"a denial has a registered HTTP status from 300 on, not {status!r}")
+    return int(status)
 
 
 def _checked_header(name: bytes, value: bytes, *, accept: bool) -> tuple[bytes, bytes]:

@@ -91,14 +91,14 @@ class BaseMiddleware:
         A body that is read here is there for the next layer too.
         """
 
-    async def process_response(self, response: _Response) -> None:
+    async def process_response(self, response: Response) -> None:
         """Look at the response, or change it, before it is sent.
 
         Its `status_code` and `headers` are those of the next layer. So is its `body`, unless the
         response is streamed: then it has no `body` before one is set, which replaces the stream.
         """
 
-    async def handle_request(self, request: Request) -> _Response:
+    async def handle_request(self, request: Request) -> Response:
         """Answer a request: call the two hooks around the next layer's `handle_request`."""
         await self.process_request(request)
         response = await self.app.handle_request(request)
@@ -167,7 +167,7 @@ class _Next:
         scope[_PASSED_ON] = True
         await self.app(scope, receive, send)
 
-    async def handle_request(self, request: Request) -> _Response:
+    async def handle_request(self, request: Request) -> Response:
         exchange = _Exchange(self.app, request)
         exchanges = _exchanges.get()
         if exchanges is not None:

@@ -32,7 +32,7 @@ from yaat.exceptions import (
     WebSocketDisconnected,
     WrongKindError,
 )
-from yaat.handshake import Header, checked_headers, chosen_subprotocol
+from yaat.handshake import Header, checked_headers, checked_status, chosen_subprotocol
 from yaat.lifecycle import (
     ACCEPT,
     CLOSE,
@@ -402,9 +402,10 @@ class WebSocket(HTTPConnection):
     async def _deny(self, message: Message) -> None:
         if message["type"] == RESPONSE_START:
             headers = checked_headers(message.get("headers"), accept=False)
+            status = checked_status(message["status"])
             self._advance(RESPONSE_START)
-            self._denied = message["status"]
-            self._denial = {"status": message["status"], "headers": headers}, bytearray()
+            self._denied = status
+            self._denial = {"status": status, "headers": headers}, bytearray()
             return
         self._advance(RESPONSE_BODY)
         assert self._denial is not None  # noqa: S101 - a body is legal only after a start
