@@ -1,0 +1,106 @@
+"""The tree of errors: what catches what, and what goes on the wire."""
+
+import pytest
+import starlette.exceptions
+import starlette.websockets
+
+import yaat
+from yaat import exceptions
+from yaat.exceptions import (
+    ArgumentError,
+    DenialUnsupported,
+    MalformedError,
+    MessageError,
+    Refused,
+    RouteError,
+    StateError,
+    TooBigError,
+    UsageError,
+    WebSocketDisconnect,
+    WrongKindError,
+    YaatError,
+)
+
+# Whose fault it is, and what goes on the wire: error, parent, other kinds, close code.
+TREE = [
+    (YaatError, Exception, (), 1011),
+    (UsageError, YaatError, (RuntimeError,), 1011),
+    (ArgumentError, UsageError, (ValueError, RuntimeError), 1011),
+    (StateError, UsageError, (RuntimeError,), 1011),
+    (RouteError, UsageError, (RuntimeError,), 1011),
+    (MessageError, YaatError, (ValueError,), 1003),
+    (WrongKindError, MessageError, (ValueError,), 1003),
+    (MalformedError, MessageError, (ValueError,), 1007),
+    (TooBigError, MessageError, (ValueError,), 1009),
+    (Refused, YaatError, (), 1008),
+    (DenialUnsupported, Refused, (UsageError, RuntimeError), 1008),
+]
+
+
+@pytest.mark.parametrize(("error", "parent", "others", "code"), TREE)
+def test_what_catches_it_and_what_it_closes_with(
+    error: type[YaatError], parent: type[Exception], others: tuple[type, ...], code: int
+) -> None:
+    assert issubclass(error, (parent, *others))
+    assert all(issubclass(error, other) for other in others)
+    assert error("why").close_code == code
+    assert str(error("why")) == "why"
+
+
+def test_the_tree_is_complete() -> None:
+    known = {error for error, *_ in TREE}
+    found = {
+        each
+        for each in vars(exceptions).values()
+        if isinstance(each, type) and issubclass(each, YaatError)
+    }
+    assert found == known
+
+
+def test_the_fault_of_a_peer_is_never_one_of_the_program() -> None:
+    """`except UsageError` never hides what a peer did, nor `except MessageError` a bug."""
+    for error, *_ in TREE:
+        assert not (issubclass(error, MessageError) and issubclass(error, UsageError))
+
+
+def test_the_drawing_names_every_error() -> None:
+    drawing = exceptions.__doc__ or ""
+    for error, *_ in TREE:
+        assert error.__name__ in drawing
+
+
+def test_a_refusal_says_what_the_peer_is_told() -> None:
+    plain = Refused()
+    assert (plain.reason, plain.status, plain.close_code, plain.headers) == ("", 403, 1008, {})
+    full = Refused("log in", status=401, code=4001, headers={"www-authenticate": "Bearer"})
+    assert str(full) == full.reason == "log in"
+    assert (full.status, full.close_code) == (401, 4001)
+    assert full.headers == {"www-authenticate": "Bearer"}
+    assert Refused.close_code == 1008, "one refusal does not change the others"
+
+
+def test_a_denial_that_cannot_be_is_a_plain_403() -> None:
+    error = DenialUnsupported("the server cannot")
+    assert (error.status, error.close_code, error.headers) == (403, 1008, {})
+
+
+def test_that_the_peer_left_is_no_error() -> None:
+    assert not issubclass(WebSocketDisconnect, YaatError)
+    departure = WebSocketDisconnect(1001, "bye")
+    assert (departure.code, departure.reason) == (1001, "bye")
+
+
+def test_what_starlette_has_is_starlettes() -> None:
+    assert exceptions.HTTPException is starlette.exceptions.HTTPException
+    assert exceptions.WebSocketException is starlette.exceptions.WebSocketException
+    assert WebSocketDisconnect is starlette.websockets.WebSocketDisconnect
+    assert exceptions.WebSocketDisconnected is StateError
+    assert exceptions.HTTPException(404).detail == "Not Found"
+    assert exceptions.WebSocketException(1008, "no").reason == "no"
+
+
+def test_what_is_exported_is_there() -> None:
+    for name in exceptions.__all__:
+        assert hasattr(exceptions, name)
+    errors = {error.__name__ for error, *_ in TREE} - {"ArgumentError", "DenialUnsupported"}
+    assert errors <= set(yaat.__all__)
