@@ -96,7 +96,7 @@ class Noting(BaseMiddleware):
     async def process_request(self, request: Request) -> None:
         self.log.append(f"{self.name} request {request.path}")
 
-    async def process_response(self, response: StarletteResponse) -> None:
+    async def process_response(self, response: Response) -> None:
         self.log.append(f"{self.name} response {response.status_code}")
 
     async def handle_websocket(self, websocket: WebSocket) -> None:
@@ -127,7 +127,7 @@ class Wrapper:
 class Greeting(BaseMiddleware):
     """Changes every part of a response."""
 
-    async def process_response(self, response: StarletteResponse) -> None:
+    async def process_response(self, response: Response) -> None:
         response.status_code = 203
         response.headers["x-greeting"] = "hello"
         response.body = bytes(response.body).upper()
@@ -161,7 +161,7 @@ async def test_a_change_does_not_outlive_the_request(log: list[str]) -> None:
         return once
 
     class Adding(BaseMiddleware):
-        async def process_response(self, response: StarletteResponse) -> None:
+        async def process_response(self, response: Response) -> None:
             response.headers.append("x-added", "1")
 
     client = TestClient(Adding(Starlette(routes=[Route("/", handler)])))
@@ -251,13 +251,13 @@ async def test_the_last_added_is_the_outermost(app: Yaat, log: list[str]) -> Non
 
 async def test_a_layer_of_ones_own_kind_is_called_by_its_method() -> None:
     class Answering(BaseMiddleware):
-        async def handle_request(self, request: Request) -> StarletteResponse:
+        async def handle_request(self, request: Request) -> Response:
             return TextResponse("mine")
 
-    seen: list[StarletteResponse] = []
+    seen: list[Response] = []
 
     class Seeing(BaseMiddleware):
-        async def process_response(self, response: StarletteResponse) -> None:
+        async def process_response(self, response: Response) -> None:
             seen.append(response)
 
     response = await TestClient(Seeing(Answering(Yaat()))).get("/")
@@ -431,7 +431,7 @@ async def test_backpressure_reaches_the_stream() -> None:
 
 async def test_a_stream_has_no_body_until_one_replaces_it() -> None:
     class Replacing(BaseMiddleware):
-        async def process_response(self, response: StarletteResponse) -> None:
+        async def process_response(self, response: Response) -> None:
             assert not hasattr(response, "body")
             response.body = b"whole"
 
@@ -452,7 +452,7 @@ async def test_an_endless_stream_that_nobody_wants_is_ended() -> None:
         await stream(scope, receive, send)
 
     class Other(BaseMiddleware):
-        async def handle_request(self, request: Request) -> StarletteResponse:
+        async def handle_request(self, request: Request) -> Response:
             await super().handle_request(request)
             return TextResponse("other")
 
@@ -481,7 +481,7 @@ async def test_background_work_is_done_after_the_response(log: list[str]) -> Non
 
 async def test_background_work_is_done_when_another_response_is_sent(log: list[str]) -> None:
     class Other(BaseMiddleware):
-        async def handle_request(self, request: Request) -> StarletteResponse:
+        async def handle_request(self, request: Request) -> Response:
             await super().handle_request(request)
             assert log == []
             return TextResponse("other")
@@ -496,7 +496,7 @@ async def test_what_background_work_raises_is_raised() -> None:
         raise LookupError("in the background")
 
     class Other(BaseMiddleware):
-        async def handle_request(self, request: Request) -> StarletteResponse:
+        async def handle_request(self, request: Request) -> Response:
             await super().handle_request(request)
             return TextResponse("other")
 
@@ -510,7 +510,7 @@ async def test_what_background_work_raises_is_raised() -> None:
 
 async def test_background_work_can_be_added(log: list[str]) -> None:
     class Adding(BaseMiddleware):
-        async def process_response(self, response: StarletteResponse) -> None:
+        async def process_response(self, response: Response) -> None:
             response.background = BackgroundTask(log.append, "added")
 
     app = Adding(TextResponse("x", background=BackgroundTask(log.append, "own")))
@@ -523,7 +523,7 @@ async def test_what_the_application_raises_can_be_caught(log: list[str]) -> None
         raise LookupError("inside")
 
     class Catching(BaseMiddleware):
-        async def handle_request(self, request: Request) -> StarletteResponse:
+        async def handle_request(self, request: Request) -> Response:
             try:
                 return await super().handle_request(request)
             except LookupError as error:
@@ -570,7 +570,7 @@ async def test_an_application_has_to_respond(start: list[Message]) -> None:
 
 async def test_a_response_without_a_body_passes(app: Yaat) -> None:
     class Seeing(BaseMiddleware):
-        async def process_response(self, response: StarletteResponse) -> None:
+        async def process_response(self, response: Response) -> None:
             assert response.body == b""
 
     response = await TestClient(Seeing(Response(status_code=204))).get("/")
@@ -611,7 +611,7 @@ async def test_a_hook_that_fails_ends_the_application(
     response.background = BackgroundTask(log.append, "work")
 
     class Failing(BaseMiddleware):
-        async def process_response(self, response: StarletteResponse) -> None:
+        async def process_response(self, response: Response) -> None:
             raise LookupError("in the hook")
 
     with pytest.raises(LookupError, match="in the hook"):
@@ -628,7 +628,7 @@ async def test_an_application_that_takes_too_long_can_be_given_up(log: list[str]
             log.append("ended")
 
     class Impatient(BaseMiddleware):
-        async def handle_request(self, request: Request) -> StarletteResponse:
+        async def handle_request(self, request: Request) -> Response:
             try:
                 async with asyncio.timeout(0):
                     return await super().handle_request(request)
@@ -671,7 +671,7 @@ async def test_an_answer_may_be_asked_for_again() -> None:
         await next(answers)(scope, receive, send)
 
     class Retrying(BaseMiddleware):
-        async def handle_request(self, request: Request) -> StarletteResponse:
+        async def handle_request(self, request: Request) -> Response:
             response = await super().handle_request(request)
             if response.status_code == 503:
                 response = await super().handle_request(request)
