@@ -24,7 +24,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 Hook = Callable[[], Any]
 
 
-class Yaat(Routes, Starlette):
+class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverride] # names
     """An application: a Starlette application with sockets that are safe, clear and quick.
 
     Args:

@@ -1,6 +1,6 @@
 """JSON on the wire: msgspec, with the errors of this package."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -9,7 +9,26 @@ from yaat.exceptions import ArgumentError, MalformedError
 Mode = Literal["text", "bytes", "binary"]
 """In which kind of message JSON travels; `"binary"` is Starlette's spelling of `"bytes"`."""
 
-encode = msgspec.json.Encoder().encode
+_BASES: Final[tuple[tuple[type, Any], ...]] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+)
+
+
+def _plain(value: Any) -> Any:
+    """Return a `str`, `int` or `float` of a subclass as one that msgspec knows: a URL is a str.
+
+    Raises:
+        TypeError: It is none of them, and has no form in JSON.
+    """
+    for base, plain in _BASES:
+        if isinstance(value, base):
+            return plain(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+encode = msgspec.json.Encoder(enc_hook=_plain).encode
 """Return any JSON value, also with dataclasses, `datetime`, `UUID`, enums, as compact UTF-8."""
 
 _decode = msgspec.json.Decoder().decode

@@ -27,7 +27,17 @@ __all__ = ["Mount", "NoMatchFound", "Route", "Router", "WebSocketEndpoint", "Web
 
 H = TypeVar("H", bound=Callable[..., Any])
 
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE")
+METHODS: Final[tuple[str, ...]] = (
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "QUERY",
+    "TRACE",
+)
 
 
 class Responder:
@@ -310,10 +320,11 @@ class Routes:
         """
         if path is not None and not isinstance(path, str):
             path, app = app, path
-        prefix, app = _one_of(path, prefix), _one_of(app, router)
-        if inspect.isclass(app) and issubclass(app, _Router):
-            app = app()
-        self.table.routes.append(Mount(prefix, app, name=name, websocket=websocket))
+        mounted: Any = _one_of(app, router)
+        if inspect.isclass(mounted) and issubclass(mounted, _Router):
+            mounted = cast(ASGIApp, mounted())
+        mount = Mount(_one_of(path, prefix), mounted, name=name, websocket=websocket)
+        self.table.routes.append(mount)
 
 
 class Router(Routes, _Router):

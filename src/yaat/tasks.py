@@ -27,7 +27,7 @@ class TaskScope:
         self.failure: Exception | None = None
 
     def start(
-        self, function: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: Unpack[Ts]
+        self, function: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts
     ) -> asyncio.Task[T]:
         """Run `function(*args)` as a task."""
         task = asyncio.create_task(function(*args))

@@ -82,7 +82,7 @@ class _Failures(Observer):
     def __init__(self) -> None:
         self.errors: list[BaseException] = []
 
-    def failed(self, _: Scope, error: BaseException) -> None:
+    def failed(self, scope: Scope, error: BaseException) -> None:  # noqa: ARG002
         self.errors.append(error)
 
 
@@ -457,8 +457,9 @@ class _Transport(httpx2.ASGITransport):
     timeout = TIMEOUT
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        bound = asyncio.timeout(self.timeout)
         try:
-            async with asyncio.timeout(self.timeout) as bound:
+            async with bound:
                 return await super().handle_async_request(request)
         except TimeoutError as error:
             if not bound.expired():

@@ -583,8 +583,9 @@ class WebSocket(HTTPConnection):
 
     async def _bounded(self, following: Awaitable[Message]) -> Message:
         """Wait without end, unless the end is known: then the server gets `close_timeout`."""
+        bound = asyncio.timeout_at(self._end_by)
         try:
-            async with asyncio.timeout_at(self._end_by) as bound:
+            async with bound:
                 return await following
         except TimeoutError:
             if not bound.expired():
