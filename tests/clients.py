@@ -362,15 +362,11 @@ class Http2(Wire):
             case h2.events.ConnectionTerminated():
                 self._ended = True
 
-    def end_stream(self) -> None:
-        """Send END_STREAM, which RFC 8441, 5 puts in place of an orderly TCP closure."""
-        self.http.end_stream(self.stream)
-        self.writer.write(self.http.data_to_send())
-
     def reset_stream(self) -> None:
         """Send RST_STREAM with CANCEL, which RFC 8441, 5 puts in place of a TCP reset."""
         self.http.reset_stream(self.stream, error_code=0x8)
         self.writer.write(self.http.data_to_send())
+        self._ended = True
 
 
 class Condition(Protocol):

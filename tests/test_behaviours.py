@@ -4,6 +4,7 @@ A peer is a real server process with a client on a real socket, or the test clie
 a server truly cannot do is a fact of its specification, and is asserted as that.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -630,21 +631,28 @@ async def test_nothing_is_lost_while_the_handler_only_sends(peer: Peer) -> None:
 
 async def test_who_only_sends_still_pushes_back(peer: Peer) -> None:
     """What is read ahead is bounded: a client that sends and sends has to wait; nothing is lost."""
-    data, sent = bytes(2**16), 0
+    sent, enough = 0, asyncio.Event()
+
+    async def push() -> None:
+        nonlocal sent
+        # 16 MiB: the buffers of the kernels and of the servers take 3 to 6 of them.
+        while sent < 256 and not enough.is_set():
+            await client.send_bytes(str(sent).encode().ljust(2**16))
+            sent += 1
+        await client.send_bytes(b"-1")
+
     async with peer.connect("/late-counter") as client:
-        client.timeout = 0.5
-        try:
-            # The buffers of both kernels and of the servers take up to 6 MiB.
-            while sent < 256:
-                await client.send_bytes(data)
-                sent += 1
-        except TimeoutError:
-            assert peer.facts.pushes_back
-            sent += 1  # the client has it, and sends it when there is room
-        else:
-            assert not peer.facts.pushes_back
+        pushing = asyncio.create_task(push())
+        before = -1
+        while sent > before:
+            before = sent
+            await asyncio.wait((pushing,), timeout=0.3)
+        assert pushing.done() is not peer.facts.pushes_back
+        enough.set()
         await open_the_gate(peer)
-        assert (await peer.recorded("counted"))["first"] == 100
+        await pushing
+        assert (await peer.recorded("counted"))["numbers"] == [*range(sent), -1]
+    await assert_quiet_end(peer)
 
 
 async def test_big_messages(peer: Peer) -> None:
