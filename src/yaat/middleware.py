@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware as _CORSMiddleware
 from starlette.requests import Request as _Request
 from starlette.responses import Response as _Response
 
-from yaat.endpoint import _cause, _conclude, _ending, _tell
+from yaat.endpoint import conclude
 from yaat.requests import Request
 from yaat.responses import Response
 from yaat.types import ASGIApp, Message, Receive, Scope, Send
@@ -133,23 +133,17 @@ class BaseMiddleware:
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         websocket = WebSocket.attach(scope, receive, send)
         scope[_PASSED_ON] = False
-        error = None
         try:
             await self.handle_websocket(websocket)
-        except Exception as raised:
+        except Exception as error:
             if scope[_PASSED_ON] and websocket.application_state is WebSocketState.CONNECTING:
                 raise  # whoever had it keeps a state of its own, unknown here
-            error = raised
-        await _end(websocket, error, passed_on=scope[_PASSED_ON])
-
-
-async def _end(websocket: WebSocket, error: Exception | None, *, passed_on: bool) -> None:
-    """End the connection as an endpoint does, if no endpoint has had it or if this one failed."""
-    if not passed_on:
-        _tell(websocket, "opened")
-    if error is not None or not passed_on:
-        cause = None if error is None else _cause(error, websocket)
-        await _conclude(websocket, _ending(cause))
+            await conclude(websocket, error)
+        else:
+            if not scope[_PASSED_ON]:
+                await conclude(websocket)
+        finally:
+            scope.pop("yaat.websocket", None)  # each holds the other
 
 
 def _is_layer(app: Any) -> TypeGuard[BaseMiddleware]:
