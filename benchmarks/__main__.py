@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import check, echo, memory, overhead, startup
+from benchmarks import check, echo, memory, overhead, page, startup
 from benchmarks.peers import PEERS, Peer, chosen
 from benchmarks.settings import Settings
 
@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--ws", default="websockets-sansio", help="uvicorn's WebSocket class")
     parser.add_argument("--instructions", action="store_true", help="count them with valgrind")
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="where plots go")
+    parser.add_argument("--page", type=Path, help="a page to put the report into, between marks")
     given = parser.parse_args()
     if unknown := set(given.parts) - PARTS.keys():
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -62,8 +63,9 @@ def settings(given: argparse.Namespace) -> Settings:
 def main() -> None:
     given = arguments()
     asked = settings(given)
-    for part in given.parts or PARTS:
-        PARTS[part].run(asked)
+    with page.written(given.page):
+        for part in given.parts or PARTS:
+            PARTS[part].run(asked)
 
 
 main()

@@ -9,9 +9,9 @@ from benchmarks.settings import Settings
 def run(settings: Settings) -> None:
     """Ask every peer for every exchange, with one message in flight and with four."""
     print("\n## Answers\n")
-    for peer in settings.peers:
-        with serving(peer, settings.websockets) as server:
-            print(f"- {peer.name}: right at {', '.join(answers(server))}")
+    with serving(settings.peers, settings.websockets) as servers:
+        for server in servers:
+            print(f"- {server.peer.name}: right at {', '.join(answers(server))}")
 
 
 def answers(server: Server) -> list[str]:

@@ -3,7 +3,6 @@
 import gc
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +59,8 @@ def run(settings: Settings) -> None:
     ]
     pair = processors.split()
     gc.disable()  # a collection in the load would be taken for the server's slowness
-    with ExitStack() as stack:
-        processor = () if pair is None else (pair[1],)
-        servers = [
-            stack.enter_context(serving(peer, settings.websockets, *processor))
-            for peer in settings.peers
-        ]
+    processor = () if pair is None else (pair[1],)
+    with serving(settings.peers, settings.websockets, *processor) as servers:
         print(heading(servers, settings, pinned=pair is not None))
         if pair is not None:
             processors.pin(pair[0])

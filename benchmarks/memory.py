@@ -55,7 +55,7 @@ def in_another_process(peer: Peer, connections: int, meter: str) -> float:
 
 def on_sockets(peer: Peer, connections: int, websockets: str) -> float:
     """Bytes of the server a connection that a real client keeps open."""
-    with serving(peer, websockets) as server:
+    with serving([peer], websockets) as [server]:
         sockets = [handshake(server.port, PATH) for _ in range(WARM)]
         before = processors.resident(server.pid)
         sockets += [handshake(server.port, PATH) for _ in range(connections)]

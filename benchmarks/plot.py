@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Picture
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Panel = Mapping[str, Figure]
 OURS, OTHERS = "#c2410c", "#94a3b8"
@@ -19,6 +17,11 @@ REPRODUCIBLE: Any = {"svg.hashsalt": "yaat", "svg.fonttype": "none", "font.size"
 
 def draw(path: Path, title: str, unit: str, panels: Mapping[str, Panel], floor: float) -> None:
     """Write one SVG; a line marks the floor, which is where bare stands."""
+    # Imported here, since it takes longer than everything else together.
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Picture
+
     with rc_context(REPRODUCIBLE):
         rows = max(len(panel) for panel in panels.values())
         size = (2.4 * len(panels) + 1, 0.32 * rows + 1.2)
@@ -32,10 +35,10 @@ def draw(path: Path, title: str, unit: str, panels: Mapping[str, Panel], floor: 
             axes[number].tick_params(labelleft=number == 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.savefig(path, metadata={"Date": None})
-    print(f"\nDrawn: {path}")
+    print(f"\n![{title}: {unit}](images/{path.name})")
 
 
-def bars(axes: Axes, name: str, panel: Panel, floor: float) -> None:
+def bars(axes: "Axes", name: str, panel: Panel, floor: float) -> None:
     peers = list(panel)
     middles = [panel[peer].middle for peer in peers]
     # A median may lie a rounding error outside of its own percentiles.

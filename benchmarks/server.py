@@ -5,8 +5,8 @@ import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import uvicorn
@@ -28,18 +28,34 @@ class Server:
 
 
 @contextmanager
-def serving(peer: Peer, websockets: str, processor: int = NOWHERE) -> Iterator[Server]:
-    """Start a server process; it listens on a port of its own when this returns."""
+def serving(
+    peers: Iterable[Peer], websockets: str, processor: int = NOWHERE
+) -> Iterator[list[Server]]:
+    """Start a server process for each; all of them listen when this returns."""
+    with ExitStack() as stack:
+        processes = [
+            (peer, stack.enter_context(process(peer, websockets, processor))) for peer in peers
+        ]
+        yield [announced(peer, started) for peer, started in processes]
+
+
+@contextmanager
+def process(peer: Peer, websockets: str, processor: int) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "benchmarks.server", peer.app, websockets, str(processor)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as started:
         try:
-            line = process.stdout.readline()
-            if not line:
-                raise SystemExit(f"{peer.name} did not start ({peer.app})")
-            yield Server(peer, process.pid, **json.loads(line))
+            yield started
         finally:
-            process.terminate()
+            started.terminate()
+
+
+def announced(peer: Peer, started: subprocess.Popen[str]) -> Server:
+    """Read what the process says of itself as soon as it listens."""
+    assert started.stdout is not None
+    line = started.stdout.readline()
+    if not line:
+        raise SystemExit(f"{peer.name} did not start ({peer.app})")
+    return Server(peer, started.pid, **json.loads(line))
 
 
 def raise_file_limit() -> None:

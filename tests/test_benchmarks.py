@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# Whole processes, eight servers among them: on a busy machine they take their time to start.
+pytestmark = pytest.mark.timeout(300)
+
 ROOT = Path(__file__).parents[1]
 PEERS = ["bare", "bare again", "Yaat", "Starlette", "FastAPI", "Litestar", "Quart", "Falcon"]
 ROWS = ["text 32 B", "text 1 KiB", "binary 64 KiB", "JSON 100 B"]
@@ -104,7 +107,22 @@ def test_what_a_connection_keeps(tmp_path: Path) -> None:
     assert (tmp_path / "bench-memory.svg").exists()
 
 
-def test_what_the_import_takes() -> None:
-    printed = report("startup", "--rounds", "1")
+def test_what_the_import_takes(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- a run begins -->\nOld.\n<!-- a run ends -->\nAfter.\n")
+    printed = report("startup", "--rounds", "1", "--page", str(page))
     assert "| import yaat" in printed
     assert "of the time of Starlette" in printed
+    written = page.read_text()
+    assert printed.strip() in written
+    assert written.startswith("Before.\n")
+    assert written.endswith("\nAfter.\n")
+    assert "Old." not in written
+
+
+def test_a_page_without_marks_is_left_as_it_is(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Nothing here.")
+    done = benchmarks("startup", "--rounds", "1", "--page", str(page))
+    assert done.returncode == 1
+    assert page.read_text() == "Nothing here."
