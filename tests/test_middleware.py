@@ -1138,8 +1138,8 @@ async def test_opentelemetry(app: Yaat) -> None:
     await echoes(client)
     names = [span.name for span in exporter.get_finished_spans()]
     assert "GET /" in names
-    assert names.count("/ws websocket send") == 21  # the accept and the echoes
-    assert names.count("/ws websocket receive") == 22  # connect, the messages, disconnect
+    assert names.count("HTTP /ws websocket send") == 21  # the accept and the echoes
+    assert names.count("HTTP /ws websocket receive") == 22  # connect, the messages, disconnect
 
 
 async def test_prometheus(app: Yaat) -> None:
