@@ -16,6 +16,8 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 from uuid import uuid4
 
 import pytest
@@ -30,7 +32,7 @@ from servers import Port
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "chat"
-BACK = 20_000  # milliseconds that the page may take to be in its room again
+BACK = 30_000  # milliseconds that the page may take to be in its room again
 
 
 class Demo:
@@ -219,7 +221,8 @@ async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, demo: Demo)
         await ada.say("w" * 500)
         await expect(ada.line("w" * 500)).to_be_visible()
         await expect(ada.page.get_by_role("button", name="Send")).to_be_in_viewport(ratio=1)
-        assert await ada.page.evaluate("document.documentElement.scrollWidth") == 320
+        for each in (ada.page.locator("html"), ada.log):
+            assert await each.evaluate("element => element.scrollWidth - element.clientWidth") == 0
 
 
 async def test_tabs_come_back_by_themselves_after_a_restart(browser: Browser) -> None:
@@ -237,6 +240,8 @@ async def test_tabs_come_back_by_themselves_after_a_restart(browser: Browser) ->
         await grace.page.get_by_label("Message").fill("written while it was away")
         await expect(grace.page.get_by_role("button", name="Send")).to_be_disabled()
 
+        await grace.page.evaluate("document.getElementById('say').requestSubmit()")
+
         await demo.start()
         for each in (ada, grace):
             await expect(each.status).to_have_text("Connected", timeout=BACK)
@@ -253,6 +258,40 @@ async def test_ctrl_c_ends_it_without_a_word(browser: Browser) -> None:
         await ada.enter("Ada", "lobby")
         assert await demo.end(signal.SIGINT) == (0, "")
         await expect(ada.status).to_have_text("Reconnecting…")
+
+
+async def test_picture_of_two_tabs(browser: Browser, demo: Demo, tmp_path: Path) -> None:
+    look = {"viewport": {"width": 560, "height": 500}, "device_scale_factor": 1.5}
+    async with (
+        tab(browser, demo, color_scheme="light", **look) as ada,
+        tab(browser, demo, color_scheme="dark", **look) as grace,
+    ):
+        await ada.enter("Ada", "lobby")
+        await grace.enter("Grace", "lobby")
+        for speaker, text in (
+            (ada, "Is anybody here?"),
+            (grace, "Yes! In another tab."),
+            (grace, "And when the server restarts?"),
+            (ada, "Both tabs come back by themselves."),
+            (grace, "<b>And nobody</b> gets to write HTML."),
+        ):
+            await speaker.say(text)
+            await expect(ada.line(text)).to_be_visible()
+            await expect(grace.line(text)).to_be_visible()
+        images = [
+            base64.b64encode(await each.page.screenshot(caret="hide")).decode()
+            for each in (ada, grace)
+        ]
+        await ada.page.set_viewport_size({"width": 1240, "height": 580})
+        await ada.page.set_content(
+            "<style>body { display: flex; justify-content: space-around; margin: 0; padding: 32px"
+            " 24px; background: none } img { width: 560px; border-radius: 14px; box-shadow: 0 0 0"
+            " 1px #8886, 0 8px 24px #0004 }</style>"
+            + "".join(f'<img src="data:image/png;base64,{image}">' for image in images)
+        )
+        path = Path(os.environ.get("YAAT_SCREENSHOT", tmp_path / "demo.png"))
+        await ada.page.screenshot(path=path, omit_background=True)
+    assert path.stat().st_size > 10_000  # noqa: ASYNC240  # one look at one file
 
 
 async def test_a_port_that_is_taken(demo: Demo) -> None:
@@ -307,63 +346,72 @@ async def test_a_room_name_has_a_length(demo: Demo) -> None:
         assert (await closed(eve))[0] == 1008
 
 
-async def test_who_does_not_read_is_closed_and_delays_nobody() -> None:
-    # Small buffers and no pause, so that a few kilobytes are as much as a peer can leave unread.
-    before = """
+@contextlib.asynccontextmanager
+async def talker_and_mute(limits: str) -> AsyncIterator[tuple[ClientConnection, ClientConnection]]:
+    """Let one talk until the other, who does not read, has more than the system buffers for it."""
+    # Small buffers and no pause, so that it takes kilobytes and not megabytes.
+    before = f"""
 import socket
-app.PAUSE, app.BACKLOG, app.PATIENCE = 0, 20, 0.5
-listen = serve.listen
-def small(*arguments):
+app.PAUSE = 0
+{limits}
+def listen(*arguments, listen=serve.listen):
     listener = listen(*arguments)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     return listener
-serve.listen = small
+serve.listen = listen
 """
-    async with (
-        Demo("--port", "0", before=before) as demo,
-        demo.member("Ada") as ada,
-        demo.member("Mute", compression=None) as mute,
-    ):
-        mute.transport.pause_reading()
-        others = set[str]()
-        async with asyncio.timeout(30):
-            while "left" not in others:
-                await ada.send(json.dumps({"text": "€" * 1000}))
-                while (kind := (await heard(ada))["type"]) != "said":
-                    others.add(kind)
+    async with Demo("--port", "0", before=before) as demo, demo.member("Ada") as ada:
+        with socket.socket() as small:
+            small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            small.setblocking(False)
+            address = urlsplit(demo.address)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(small, (address.hostname, address.port))
+            async with demo.member("Mute", sock=small, compression=None) as mute:
+                mute.transport.pause_reading()
+                for _ in range(100):
+                    await ada.send(json.dumps({"text": "€" * 1000}))
+                    while (await heard(ada))["type"] != "said":
+                        pass
+                yield ada, mute
+
+
+async def test_who_stops_reading_is_closed_and_delays_nobody() -> None:
+    async with talker_and_mute("app.BACKLOG, app.PATIENCE = 1000, 0.5") as (ada, mute):
+        async with asyncio.timeout(10):
+            assert await heard(ada) == {"type": "left", "name": "Mute", "here": ["Ada"]}
         mute.transport.resume_reading()
         assert await closed(mute) == (1013, "You read too slowly")
 
 
-async def test_picture_of_two_tabs(browser: Browser, demo: Demo, tmp_path: Path) -> None:
-    look = {"viewport": {"width": 560, "height": 500}, "device_scale_factor": 1.5}
-    async with (
-        tab(browser, demo, color_scheme="light", **look) as ada,
-        tab(browser, demo, color_scheme="dark", **look) as grace,
-    ):
-        await ada.enter("Ada", "lobby")
-        await grace.enter("Grace", "lobby")
-        for speaker, text in (
-            (ada, "Is anybody here?"),
-            (grace, "Yes! In another tab."),
-            (grace, "And when the server restarts?"),
-            (ada, "Both tabs come back by themselves."),
-            (grace, "<b>And nobody</b> gets to write HTML."),
-        ):
-            await speaker.say(text)
-            await expect(ada.line(text)).to_be_visible()
-            await expect(grace.line(text)).to_be_visible()
-        images = [
-            base64.b64encode(await each.page.screenshot(caret="hide")).decode()
-            for each in (ada, grace)
-        ]
-        await ada.page.set_viewport_size({"width": 1240, "height": 580})
-        await ada.page.set_content(
-            "<style>body { display: flex; justify-content: space-around; margin: 0; padding: 32px"
-            " 24px; background: none } img { width: 560px; border-radius: 14px; box-shadow: 0 0 0"
-            " 1px #8886, 0 8px 24px #0004 }</style>"
-            + "".join(f'<img src="data:image/png;base64,{image}">' for image in images)
-        )
-        path = Path(os.environ.get("YAAT_SCREENSHOT", tmp_path / "demo.png"))
-        await ada.page.screenshot(path=path, omit_background=True)
-    assert path.stat().st_size > 10_000  # noqa: ASYNC240  # one look at one file
+async def test_who_falls_behind_is_closed_too() -> None:
+    async with talker_and_mute("app.BACKLOG, app.PATIENCE = 20, 50") as (_, mute):
+        mute.transport.resume_reading()
+        assert await closed(mute) == (1013, "You read too slowly")
+
+
+async def quiet(demo: Demo, tasks: int) -> int:
+    """Wait until no room is left, and no more tasks than these; return how many there are."""
+    address = f"{demo.address}quiet?tasks={tasks}"
+    with await asyncio.to_thread(urlopen, address, timeout=20) as answer:
+        return int(answer.read())
+
+
+async def test_nothing_is_left_of_tabs_that_vanish() -> None:
+    before = """
+import asyncio
+from yaat.responses import TextResponse
+@app.app.route("/quiet")
+async def quiet(request):
+    while app.rooms or len(asyncio.all_tasks()) > int(request.query_params["tasks"]):
+        await asyncio.sleep(0.01)
+    return TextResponse(str(len(asyncio.all_tasks())))
+"""
+
+    async with Demo("--port", "0", before=before) as demo:
+        idle = await quiet(demo, 100)
+        members = [await demo.member("Ada", f"room{number % 3}") for number in range(9)]
+        for member in members:
+            await member.send('{"text": "Goodbye"}')
+            member.transport.abort()
+        assert await quiet(demo, idle) == idle

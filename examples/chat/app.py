@@ -6,10 +6,8 @@ from contextlib import suppress
 from itertools import chain, count
 from pathlib import Path
 
-from yaat import Policy, WebSocket, Yaat
+from yaat import Policy, Refused, Request, WebSocket, Yaat
 from yaat.constants import WebSocketCloseEvent as WsClose
-from yaat.exceptions import Refused
-from yaat.requests import Request
 from yaat.responses import FileResponse
 
 NAME, ROOM, TEXT = 24, 40, 1000  # the longest of each, in characters
