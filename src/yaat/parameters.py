@@ -1,5 +1,6 @@
 """Path parameters: which of them a handler names, converted by their annotations. Pure."""
 
+import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -65,8 +66,16 @@ def _converted(value: Any, annotation: Any) -> Any:
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations; those that cannot be resolved convert nothing."""
+    """Return the annotations. One that cannot be resolved does not keep others from converting.
+
+    It happens to every module that imports its annotations under `TYPE_CHECKING`.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
     try:
-        return typing.get_type_hints(inspect.unwrap(function))
-    except (NameError, TypeError):
-        return {}
+        return typing.get_type_hints(function)
+    except Exception:  # noqa: BLE001 - an annotation is any expression, evaluated or not
+        names = {converter.__name__: converter for converter in _CONVERTERS}
+        found = getattr(function, "__annotations__", {})
+        return {name: names.get(str(hint), hint) for name, hint in found.items()}
