@@ -4,11 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Self
-from urllib.parse import SplitResult, urlsplit
 
 from yaat.exceptions import ArgumentError
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+# A host and perhaps a port, and nothing else that a URL may have (RFC 6454, 6.2). The dot at the
+# end of a host says that it is a whole one.
+_AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s\\/?#@:\[\]]+?)\.?(?::([0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class Policy:
 
         Spec: RFC 6455, section 10.2 (origin considerations); RFC 6454, section 7.
         """
-        if self.origins == "*" or _is_same_origin(origin, host):
+        if "*" in self.origins or _is_same_origin(origin, host):
             return True
         return any(_matches(origin, allowed) for allowed in self.origins)
 
@@ -66,19 +69,15 @@ DEFAULT: Final = Policy()
 
 def _is_same_origin(origin: str, host: str | None) -> bool:
     """Compare host and port. The scheme is not compared: behind a TLS proxy ours is not known."""
-    try:
-        theirs, ours = urlsplit(origin), urlsplit(f"//{host}")
-        default = _DEFAULT_PORTS.get(theirs.scheme)
-        same = _host(theirs) == _host(ours) and (theirs.port or default) == (ours.port or default)
-    except ValueError:  # a port that is no number, a bracket without its pair
-        return False
-    return bool(host) and default is not None and same
+    scheme, _, authority = origin.removesuffix("/").partition("://")
+    default = _DEFAULT_PORTS.get(scheme.lower())
+    theirs, ours = _host_and_port(authority, default), _host_and_port(host or "", default)
+    return default is not None and theirs is not None and theirs == ours
 
 
-def _host(parts: SplitResult) -> str | None:
-    if parts.username is not None or parts.path.strip("/") or not parts.hostname:
-        raise ValueError(parts)
-    return parts.hostname.rstrip(".")
+def _host_and_port(authority: str, default: int | None) -> tuple[str, int | None] | None:
+    found = _AUTHORITY.fullmatch(authority)
+    return found and (found[1].lower(), int(found[2]) if found[2] else default)
 
 
 def _matches(origin: str, allowed: str | re.Pattern[str]) -> bool:
