@@ -918,7 +918,7 @@ async def test_a_layer_tells_the_observers_as_an_endpoint_does(log: list[str]) -
     app.add_middleware(Refusing)
     with pytest.raises(HandshakeRefused):
         await app.test_client().websocket("/ws").__aenter__()
-    assert log == ["refused 401 who are you?"]
+    assert log == ["opened", "refused 401 who are you?"]
     log.clear()
     async with app.test_client().websocket("/ws", headers={"authorization": "me"}):
         pass

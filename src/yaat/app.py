@@ -153,6 +153,8 @@ class _Fork:
 
     __slots__ = ("_others", "_sockets")
 
+    _asgi_single_callable = True  # for asgiref, which looks for a coroutine function
+
     def __init__(self, others: ASGIApp, sockets: ASGIApp) -> None:
         self._others = others
         self._sockets = sockets

@@ -113,7 +113,7 @@ async def run(handler: Run, websocket: WebSocket) -> None:
     failure: Exception | None = None
     try:
         async with websocket:
-            _tell(websocket, "opened")
+            _tell_opened(websocket)
             _check_origin(websocket.scope)
             await handler(websocket)
     except asyncio.CancelledError:
@@ -288,6 +288,7 @@ async def conclude(websocket: WebSocket, error: Exception | None = None) -> None
 
 
 async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
+    _tell_opened(websocket)
     if ending.failure is not None:
         logger.error("a WebSocket handler failed", exc_info=ending.failure)
         _tell(websocket, "failed", ending.failure)
@@ -297,13 +298,19 @@ async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
         logger.exception("a connection cannot end with the code or headers that were raised")
         _tell(websocket, "failed", error)
         await _end(websocket, _Ending(1011, status=500))
-    _tell_end(websocket, ending.reason)
+    _tell_ended(websocket, ending.reason)
 
 
-def _tell_end(websocket: WebSocket, reason: str) -> None:
-    if websocket.is_concluded:
+def _tell_opened(websocket: WebSocket) -> None:
+    if websocket.told is None:
+        websocket.told = "opened"
+        _tell(websocket, "opened")
+
+
+def _tell_ended(websocket: WebSocket, reason: str) -> None:
+    if websocket.told == "ended":
         return
-    websocket.is_concluded = True
+    websocket.told = "ended"
     if websocket.denial_status is not None:
         _tell(websocket, "refused", websocket.denial_status, reason)
     else:

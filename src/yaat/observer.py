@@ -6,13 +6,16 @@ from yaat.types import Scope
 class Observer:
     """Told what happens; does nothing by itself. Override what you want to know.
 
+    Of every connection that reaches a handler, or that a middleware of Yaat keeps, `opened` is told
+    first, and in the end either `refused` or `closed`.
+
     A method is called in the event loop, between two messages: it must neither block nor await.
     What it raises is logged on `yaat.error` and changes nothing for the connection.
     `scope` is the ASGI scope of the connection; it may hold secrets (query string, headers).
     """
 
     def opened(self, scope: Scope) -> None:
-        """The handler was entered; the handshake has not been answered yet."""
+        """A connection has come in; the handshake has not been answered yet."""
 
     def refused(self, scope: Scope, status: int, reason: str) -> None:
         """The handshake was answered with `status`; a server without denial responses sent 403."""

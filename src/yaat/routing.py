@@ -366,6 +366,8 @@ class WithScope:
 
     __slots__ = ("_app", "_items")
 
+    _asgi_single_callable = True  # for asgiref, which looks for a coroutine function
+
     def __init__(
         self, app: Callable[..., Coroutine[Any, Any, None]], items: dict[str, Any]
     ) -> None:

@@ -107,8 +107,8 @@ class WebSocket(HTTPConnection):
     Spec: ASGI, "WebSocket".
     """
 
-    is_concluded = False
-    """Whether the observers were told of the end."""
+    told: Literal["opened", "ended"] | None = None
+    """What the observers have been told of it so far."""
 
     # Most connections never need these, so they cost nothing until set.
     _accepted = False
@@ -147,7 +147,9 @@ class WebSocket(HTTPConnection):
         if websocket is None:
             websocket = scope[_KEY] = cls(scope, receive, send)
             return websocket
-        websocket.__dict__.pop("_url", None)
+        if scope is not websocket.scope:
+            for cached in ("_url", "_base_url", "_headers", "_query_params", "_cookies", "_state"):
+                websocket.__dict__.pop(cached, None)
         websocket.scope, websocket._receive, websocket._send = scope, receive, send
         websocket._set_policy()
         return websocket
