@@ -118,6 +118,13 @@ async def demo() -> AsyncIterator[Demo]:
         yield demo
 
 
+async def fetch(address: str) -> str:
+    """Return what stands at an address."""
+    with await asyncio.to_thread(urlopen, address, timeout=20) as answer:
+        body: bytes = answer.read()
+    return body.decode()
+
+
 @pytest.fixture
 def room() -> str:
     """Return the name of a room that no other test enters."""
@@ -390,11 +397,24 @@ async def test_who_falls_behind_is_closed_too() -> None:
         assert await closed(mute) == (1013, "You read too slowly")
 
 
+async def test_a_burst_that_does_not_fit_is_told() -> None:
+    before = """
+from yaat.responses import TextResponse
+@app.app.route("/burst")
+async def burst(request):
+    for number in range(app.BACKLOG + 1):
+        app.tell(app.rooms["lobby"], "said", name="Ada", text=str(number))
+    return TextResponse("")
+"""
+    async with Demo("--port", "0", before=before) as demo, demo.member("Ada") as ada:
+        assert await heard(ada) == {"type": "joined", "name": "Ada", "here": ["Ada"]}
+        await fetch(f"{demo.address}burst")
+        assert await closed(ada) == (1013, "You read too slowly")
+
+
 async def quiet(demo: Demo, tasks: int) -> int:
     """Wait until no room is left, and no more tasks than these; return how many there are."""
-    address = f"{demo.address}quiet?tasks={tasks}"
-    with await asyncio.to_thread(urlopen, address, timeout=20) as answer:
-        return int(answer.read())
+    return int(await fetch(f"{demo.address}quiet?tasks={tasks}"))
 
 
 async def test_nothing_is_left_of_tabs_that_vanish() -> None:

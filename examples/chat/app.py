@@ -11,7 +11,7 @@ from yaat.constants import WebSocketCloseEvent as WsClose
 from yaat.responses import FileResponse
 
 NAME, ROOM, TEXT = 24, 40, 1000  # the longest of each, in characters
-BACKLOG = 100  # events that may wait for a member; more, and it is closed
+BACKLOG = 100  # events waiting for a member: with so many it is closed
 PATIENCE = 5.0  # seconds that a member may take to read one of them
 PAUSE = 0.05  # seconds between two messages of one member: a flood waits in its own connection
 
@@ -64,15 +64,16 @@ def unique(name: str, taken: dict[str, Inbox]) -> str:
 def tell(members: dict[str, Inbox], happened: str, **details: object) -> None:
     """Put an event into every inbox; it never waits, so no member can hold up another."""
     for inbox in members.values():
-        with suppress(asyncio.QueueFull):  # `deliver` will see it, too
+        with suppress(asyncio.QueueFull):  # `deliver` will see that it was full
             inbox.put_nowait({"type": happened, **details})
 
 
 async def deliver(inbox: Inbox, websocket: WebSocket) -> None:
     """Send a member what is in its inbox, until it falls too far behind."""
     with suppress(TimeoutError):
-        while not inbox.full():
-            event = await inbox.get()
+        event = await inbox.get()
+        while inbox.qsize() + 1 < BACKLOG:  # it was not full before, so nothing has been left out
             async with asyncio.timeout(PATIENCE):
                 await websocket.send_json(event)
+            event = await inbox.get()
     raise Refused("You read too slowly", code=WsClose.TRY_AGAIN_LATER)
