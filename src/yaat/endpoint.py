@@ -116,13 +116,18 @@ async def run(handler: Run, websocket: WebSocket) -> None:
             _tell_opened(websocket)
             _check_origin(websocket.scope)
             await handler(websocket)
-    except asyncio.CancelledError:
-        await _say_goodbye(websocket)
-        raise
+    except asyncio.CancelledError as error:
+        if _is_cancelled():
+            await _say_goodbye(websocket)
+            raise
+        failure = RuntimeError("a CancelledError left the handler, which nobody has cancelled")
+        failure.__cause__ = error
     except Exception as error:  # noqa: BLE001 - this is where every failure of a handler ends
         failure = error
     try:
         await conclude(websocket, failure)
+        if websocket.unclosed is not None:
+            raise websocket.unclosed  # so that the server, which closed nothing, does it now
     finally:
         failure = None  # its traceback holds this frame
         websocket.scope.pop("yaat.websocket", None)  # each holds the other
@@ -133,6 +138,11 @@ def _require_asyncio() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         raise UsageError("Yaat runs on asyncio: start the server without trio") from None
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 # Before the handler
@@ -153,7 +163,7 @@ def _check_origin(scope: Scope) -> None:
             ", ".join(origins),
             ", ".join(hosts),
         )
-        raise Refused("origin not allowed")
+        raise Refused  # plainly: one server logs an error for every other answer
 
 
 def _runner(handler: Any) -> Run:
@@ -329,7 +339,8 @@ async def _end(websocket: WebSocket, ending: _Ending) -> None:
 
 
 async def _refuse(websocket: WebSocket, ending: _Ending) -> None:
-    if not websocket.can_deny:
+    is_plain = ending.status == HTTPStatus.FORBIDDEN and not (ending.reason or ending.headers)
+    if is_plain or not websocket.can_deny:
         await websocket.close()  # the server makes a 403 of it
         return
     text = ending.reason or HTTPStatus(checked_status(ending.status)).phrase

@@ -57,3 +57,15 @@ def decode(data: str | bytes) -> Any:
         return _decode(data)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise MalformedError("the message is not valid JSON") from None
+
+
+def check_encodable(text: str) -> None:
+    """Check that `text` can travel as UTF-8, before a server sends something else in its place.
+
+    Raises:
+        ArgumentError: It holds half of a surrogate pair.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError("the text has no form in UTF-8: a lone surrogate is in it") from None

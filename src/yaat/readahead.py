@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from yaat.lifecycle import RECEIVE
+from yaat.tasks import cancel
 from yaat.types import Message, Receive
 
 
@@ -47,10 +48,15 @@ class ReadAhead:
         if not self.is_reading and self._size < self._limit:
             self._task = asyncio.create_task(self._read(), name="yaat read-ahead")
 
+    async def settle(self, seconds: float) -> None:
+        """Give what the server knows already the time to come in: the end, or so much else."""
+        if self._task is not None:
+            await asyncio.wait((self._task,), timeout=seconds)
+
     def stop(self) -> asyncio.Task[None] | None:
         """Give up reading, at the end of the connection; return the task to wait for."""
-        if self.is_reading and self._task is not None:
-            self._task.cancel()
+        if self._task is not None:
+            cancel(self._task)
         return self._task
 
     async def next(self) -> Message:

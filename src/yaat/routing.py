@@ -1,7 +1,8 @@
 """Router: which handler takes a connection, for sockets and requests alike."""
 
+import functools
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast, overload
 
@@ -46,16 +47,21 @@ class Responder:
     Args:
         handler: A function of the request and of path parameters, sync or async, or a class with
             methods `get`, `post`, ..., of which every request gets an instance.
+        methods: Those of the requests that come here.
+
+    Raises:
+        RouteError: The class has no method for one of them.
     """
 
-    def __init__(self, handler: Callable[..., Any]) -> None:
+    def __init__(self, handler: Callable[..., Any], methods: Iterable[str]) -> None:
         self._handler = handler
-        if inspect.isclass(handler):
-            found = {m: getattr(handler, m.lower()) for m in METHODS if hasattr(handler, m.lower())}
-            found.setdefault("HEAD", found.get("GET"))
-            self._parameters = {m: Parameters(f, skip=2) for m, f in found.items() if f is not None}
+        self._is_class = inspect.isclass(handler)
+        if self._is_class:
+            self._names = {method: _method_name(handler, method) for method in methods}
+            functions = {method: getattr(handler, name) for method, name in self._names.items()}
+            self._parameters = {m: Parameters(f, skip=2) for m, f in functions.items()}
         else:
-            self._parameters = dict.fromkeys(METHODS, Parameters(handler))
+            self._parameters = dict.fromkeys(methods, Parameters(handler))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what the handler raises finds the application's exception handlers.
@@ -72,12 +78,10 @@ class Responder:
         await wrap_app_handling_exceptions(respond, request)(scope, receive, send)
 
     async def _response(self, request: Request) -> ASGIApp:
-        parameters = self._parameters.get(request.method) or next(iter(self._parameters.values()))
         function = self._handler
-        if inspect.isclass(function):
-            instance: Any = function()
-            function = getattr(instance, request.method.lower(), None) or instance.get
-        arguments = parameters.bind(request.path_params)
+        if self._is_class:
+            function = getattr(function(), self._names[request.method])
+        arguments = self._parameters[request.method].bind(request.path_params)
         if is_async_callable(function):
             response: Any = await function(request, **arguments)
         else:
@@ -110,13 +114,11 @@ class Route(_Route):
         name: str | None = None,
         **options: Any,
     ) -> None:
-        app: Any = handler
-        if inspect.isclass(handler) and not hasattr(handler, "__await__"):
-            methods = methods or [name for name in METHODS if hasattr(handler, name.lower())]
-            app = Responder(handler)
-        elif inspect.isroutine(_unwrapped(handler)):
-            methods = methods or ["GET"]
-            app = Responder(handler)
+        is_class = inspect.isclass(handler) and not hasattr(handler, "__await__")
+        app: Any = _checked(handler)
+        if is_class or inspect.isroutine(_unwrapped(handler)):
+            methods = _methods(handler, methods)
+            app = Responder(handler, methods)
         with _route_errors():
             name = name or get_name(handler)
             super().__init__(_absolute(path), app, methods=methods, name=name, **options)
@@ -147,7 +149,8 @@ class WebSocketRoute(_WebSocketRoute):
     ) -> None:
         with _route_errors():
             name = name or get_name(handler)
-            super().__init__(_absolute(path), Endpoint(handler, policy), name=name, **options)
+            endpoint = Endpoint(_checked(handler), policy)
+            super().__init__(_absolute(path), endpoint, name=name, **options)
         self.endpoint = handler
 
 
@@ -166,7 +169,7 @@ class Mount(_Mount):
     ) -> None:
         prefix = prefix.strip("/")
         with _route_errors():
-            super().__init__(f"/{prefix}" if prefix else "", app, **options)
+            super().__init__(f"/{prefix}" if prefix else "", _checked(app), **options)
         self._enter = ("websocket",) if websocket else ("http", "websocket")
         if isinstance(app, StaticFiles):
             self._enter = ("http",)
@@ -256,9 +259,13 @@ class Routes:
     def add_websocket_route(
         self, handler: Callable[..., Any], /, *, policy: Policy | None = None
     ) -> None: ...
+    @overload
+    def add_websocket_route(
+        self, *, handler: Callable[..., Any], policy: Policy | None = None
+    ) -> None: ...
     def add_websocket_route(
         self,
-        path: str | Callable[..., Any],
+        path: str | Callable[..., Any] | None = None,
         endpoint: Callable[..., Any] | None = None,
         name: str | None = None,
         *,
@@ -276,12 +283,21 @@ class Routes:
         if isinstance(path, str):
             taken = _one_of(endpoint, handler)
             self.table.routes.append(WebSocketRoute(path, taken, policy=policy, name=name))
+        elif endpoint is not None or name is not None:
+            raise RouteError("without a path, give a handler and nothing else")
+        elif self.table.default_socket is not _NO_ROUTE:
+            raise RouteError("this router has a default route already")
         else:
-            self.table.default_socket = Endpoint(path, policy)
+            self.table.default_socket = Endpoint(_checked(_one_of(path, handler)), policy)
 
     @overload
     def mount(
-        self, path: str, app: ASGIApp, name: str | None = None, *, websocket: bool = False
+        self,
+        path: str,
+        app: ASGIApp | type[_Router],
+        name: str | None = None,
+        *,
+        websocket: bool = False,
     ) -> None: ...
     @overload
     def mount(
@@ -343,7 +359,7 @@ class Router(Routes, _Router):
         policy: Policy | None = None,
         **options: Any,
     ) -> None:
-        self.default_socket: ASGIApp = Endpoint(_no_route)
+        self.default_socket: ASGIApp = _NO_ROUTE
         super().__init__(routes, **options)
         if policy is not None:
             self.middleware_stack = WithScope(self.middleware_stack, {"yaat.policy": policy})
@@ -384,6 +400,9 @@ async def _no_route(_: WebSocket) -> None:
     raise HTTPException(404)
 
 
+_NO_ROUTE: Final = Endpoint(_no_route)
+
+
 def _one_of(first: Any, second: Any) -> Any:
     if (first is None) is (second is None):
         raise RouteError("give a path and a handler, an application to mount; each once")
@@ -394,10 +413,35 @@ def _absolute(path: str) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
+def _checked(handler: Any) -> Any:
+    if not callable(handler):
+        raise RouteError(f"{handler!r} can take no connection: it is not callable")
+    return handler
+
+
 def _unwrapped(handler: Any) -> Any:
-    while hasattr(handler, "func") and not inspect.isroutine(handler):  # functools.partial
+    while isinstance(handler, functools.partial):
         handler = handler.func
     return handler
+
+
+def _methods(handler: Any, given: Collection[str] | None) -> list[str]:
+    """Return the HTTP methods that a function or a class takes."""
+    if given is None and inspect.isclass(handler):
+        given = [method for method in METHODS if hasattr(handler, method.lower())]
+    methods = ["GET"] if given is None else [method.upper() for method in given]
+    if not methods:
+        raise RouteError(f"{get_name(handler)} takes no HTTP method: give it get(), post(), ...")
+    return [*methods, "HEAD"] if "GET" in methods else methods
+
+
+def _method_name(cls: Any, method: str) -> str:
+    name = method.lower()
+    if method == "HEAD" and not hasattr(cls, name):
+        name = "get"  # RFC 9110, 9.3.2: HEAD is GET without the content, which the server omits
+    if not hasattr(cls, name):
+        raise RouteError(f"{get_name(cls)} is to take {method}, but has no method {name}()")
+    return name
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class TaskScope:
     def cancel(self) -> None:
         """Ask all tasks to end."""
         for task in self._tasks:
-            task.cancel()
+            cancel(task)
 
     async def end(self, timeout: float) -> None:  # noqa: ASYNC109 - it does not cancel us
         """Cancel all tasks and wait for them, at most `timeout` seconds.
@@ -65,10 +65,16 @@ class TaskScope:
         self._owner.cancel()
 
 
+def cancel(task: asyncio.Task[Any]) -> None:
+    """Cancel `task`, but once: a second time would hit what it awaits to clean up."""
+    if not task.cancelling():
+        task.cancel()
+
+
 async def cancelled(tasks: set[asyncio.Task[Any]], timeout: float) -> None:  # noqa: ASYNC109
     """Cancel `tasks` and wait until they have ended; say so of those that have not in time."""
     for task in tasks:
-        task.cancel()
+        cancel(task)
     if not tasks:
         return
     ended, stubborn = await asyncio.wait(tasks, timeout=timeout)

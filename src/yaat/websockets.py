@@ -49,7 +49,7 @@ from yaat.lifecycle import (
     is_silent,
     move,
 )
-from yaat.payload import Mode, decode, encode, kind_of
+from yaat.payload import Mode, check_encodable, decode, encode, kind_of
 from yaat.readahead import ReadAhead
 from yaat.requests import HTTPConnection
 from yaat.tasks import TaskScope, cancelled
@@ -77,11 +77,11 @@ PATIENCE: Final = 0.02
 """How long, in seconds, nobody has to have listened before a send first looks whether the peer is
 still there. A handler that answers what it receives is faster and never pays for the look."""
 
-LOOKS: Final = 3
-"""How many turns of the event loop such a look takes: what a server knows comes in by then."""
+LOOK: Final = 0.005
+"""How long, in seconds, such a look takes at the most: one server reads its socket only then. A
+server of ASGI 2.4 raises by itself when the peer has left and is not waited for."""
 
 NEVER: Final = float("-inf")
-FOREVER: Final = float("inf")
 
 OPEN: Final = State.OPEN
 
@@ -107,6 +107,9 @@ class WebSocket(HTTPConnection):
     Spec: ASGI, "WebSocket".
     """
 
+    unclosed: Exception | None = None
+    """What the server raised instead of closing: one sends no code from 1001 to 2999."""
+
     told: Literal["opened", "ended"] | None = None
     """What the observers have been told of it so far."""
 
@@ -119,7 +122,9 @@ class WebSocket(HTTPConnection):
     _end_by: float | None = None
     _lost: tuple[int, str] | None = None
     _owner: asyncio.Task[Any] | None = None
+    _look_at = NEVER
     _said: tuple[int, str] | None = None
+    _sending: asyncio.Timeout | None = None
     _tasks: TaskScope | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,9 +136,9 @@ class WebSocket(HTTPConnection):
         self._life = State.CONNECTING
         self._in = Turns()
         self._out = Turns()
-        # Until when a send trusts that the peer is there though nobody receives: FOREVER while it
-        # is read ahead, NEVER once the peer is known to have left.
-        self._listen_by = NEVER
+        # Until when a send takes the short way. After that it looks whether the peer is there, and
+        # while it is read ahead, once in a while; NEVER is for all that is not open and simple.
+        self._trusted_until = NEVER
         self._set_policy()
 
     @classmethod
@@ -244,7 +249,7 @@ class WebSocket(HTTPConnection):
         try:
             self._advance(ACCEPT)
             self._accepted = True
-            self._listen_by = max(self._listen_by, monotonic() + PATIENCE)
+            self._trust()
             await self._send(message)
         except OSError:
             self._lose(1006, "")
@@ -262,12 +267,15 @@ class WebSocket(HTTPConnection):
 
         Spec: ASGI, extension "Websocket Denial Response".
         """
+        self._require_denial()
+        await self._connected()
+        await response(self.scope, self.receive, self.send)
+
+    def _require_denial(self) -> None:
         if not self.can_deny:
             raise DenialUnsupported(
                 "The server doesn't support the Websocket Denial Response extension."
             )
-        await self._connected()
-        await response(self.scope, self.receive, self.send)
 
     @property
     def can_deny(self) -> bool:
@@ -284,11 +292,14 @@ class WebSocket(HTTPConnection):
 
         Raises:
             TypeError: `data` is no str.
+            ArgumentError: It has no form in UTF-8: it holds half of a surrogate pair.
             StateError: The connection is not open.
             WebSocketDisconnect: The peer has left.
         """
         if not isinstance(data, str):
             raise TypeError(f"a text message is a str, not {type(data).__name__}")
+        if not data.isascii():
+            check_encodable(data)
         return self._transmit({"type": SEND, "text": data})
 
     def send_bytes(self, data: bytes | bytearray | memoryview) -> Coroutine[Any, Any, None]:
@@ -350,50 +361,74 @@ class WebSocket(HTTPConnection):
     async def _transmit(self, message: Message) -> None:
         """Send a data message. The short way is for an open connection that nobody shares."""
         turns = self._out
-        if (
-            turns.taken
-            or self._life is not OPEN
-            or (monotonic() > self._listen_by and self._is_deaf)
-        ):
-            await turns.take()
-            try:
-                await self._look()
-                self._advance(SEND)
-            except BaseException:
-                turns.give()
-                raise
-        else:
-            turns.taken = True
+        if turns.taken or monotonic() > self._trusted_until:
+            await self._transmit_watchfully(message)
+            return
+        turns.taken = True
         try:
             await self._send(message)
-        except OSError:
-            await self._learn_of_loss()
-            raise self._departure() from None
+        except Exception as error:
+            if await self._is_loss(error):
+                raise self._departure() from None
+            raise
         finally:
             turns.taken = False
             if turns.queue is not None:
                 turns.give()
 
-    @property
-    def _is_deaf(self) -> bool:
-        """Whether nobody would hear of the end, or somebody has."""
-        return self._lost is not None or not self._in.taken
+    async def _transmit_watchfully(self, message: Message) -> None:
+        """Send a data message when its turn has come and while the peer is there."""
+        await self._out.take()
+        try:
+            await self._look()
+            self._advance(SEND)
+            await self._send_if_there(message)
+        finally:
+            self._out.give()
+
+    async def _send_if_there(self, message: Message) -> None:
+        """Send, but no longer than the peer is there: not every server lets go of it by itself."""
+        self._sending = asyncio.timeout(None)
+        try:
+            async with self._sending:
+                await self._send(message)
+        except Exception as error:
+            if self._sending.expired() or await self._is_loss(error):
+                raise self._departure() from None
+            raise
+        finally:
+            self._sending = None
 
     async def _look(self) -> None:
-        """Look whether the peer is still there, if nobody has listened for a while."""
-        heard = self._in.taken or monotonic() <= self._listen_by
-        if heard or self._lost is not None or self._life is not OPEN:
+        """Let in what the server knows of the peer, when there has been no word for a while."""
+        if self._life is not OPEN or self._lost is not None:
             return
+        if monotonic() <= max(self._look_at, self._trusted_until):
+            return
+        was_heard = self._ahead is not None or self._in.taken
         self._listen()
-        for _ in range(LOOKS):
+        if was_heard or self._ahead is None or self._server_raises:
             await asyncio.sleep(0)
+        else:
+            await self._ahead.settle(LOOK)
+        self._trust()
 
-    async def _learn_of_loss(self) -> None:
-        """The server says that the peer has left. Why, only its disconnect tells, if it comes."""
-        self._listen()
-        for _ in range(LOOKS):
-            await asyncio.sleep(0)
-        self._lose(1006, "")
+    @property
+    def _server_raises(self) -> bool:
+        """Whether `send` raises when the peer has left (ASGI 2.4, "Disconnected Client")."""
+        return (self.scope.get("asgi") or {}).get("spec_version", "2.0") >= "2.4"  # type: ignore[no-any-return]
+
+    async def _is_loss(self, error: Exception) -> bool:
+        """Tell whether `send` raised `error` because the peer has left.
+
+        The code and reason come with the server's disconnect, if that is at hand.
+        """
+        if self._lost is None:
+            self._listen()
+            await (self._ahead.settle(LOOK) if self._ahead is not None else asyncio.sleep(0))
+        if isinstance(error, (OSError, WebSocketDisconnect)):
+            self._lose(1006, "")
+        return self._lost is not None
 
     def _advance(self, message_type: str) -> None:
         """Move the state by a message that is about to be sent."""
@@ -403,6 +438,7 @@ class WebSocket(HTTPConnection):
 
     async def _deny(self, message: Message) -> None:
         if message["type"] == RESPONSE_START:
+            self._require_denial()
             headers = checked_headers(message.get("headers"), accept=False)
             status = checked_status(message["status"])
             self._advance(RESPONSE_START)
@@ -451,6 +487,7 @@ class WebSocket(HTTPConnection):
                 await self._close(message)
         except TimeoutError:
             self._life = move(self._life, CLOSE)
+            self._distrust()
             logger.warning("the peer did not let our close through; the server is left to end it")
 
     async def _close(self, message: Message) -> None:
@@ -462,12 +499,15 @@ class WebSocket(HTTPConnection):
                 self._denied = 403
             silent = is_silent(self._life, CLOSE)
             self._life = move(self._life, CLOSE)
+            self._distrust()
             if not silent:
                 self._said = (message["code"], message["reason"])
                 self._end_soon()
                 await self._send(message)
         except OSError:
             self._lose(1006, "")
+        except Exception as error:  # noqa: BLE001 - whatever it is, closing does not fail
+            self.unclosed = error
         finally:
             self._out.give()
 
@@ -539,6 +579,8 @@ class WebSocket(HTTPConnection):
             move(self._life, RECEIVE)
         message = await self._pull()
         self._handed_over(message)
+        if message["type"] == DISCONNECT and self._lost is not None:
+            return {"type": DISCONNECT, "code": self._lost[0], "reason": self._lost[1]}
         data = message.get("text") or message.get("bytes")
         if data is not None and len(data) > self._surely_small:
             self._check_size(data)
@@ -547,7 +589,7 @@ class WebSocket(HTTPConnection):
     async def _take(self, kind: Kind) -> Any:
         """Receive what is in the next message. The short way is as in `_transmit`."""
         turns = self._in
-        if turns.taken or self._life is not OPEN or self._ahead is not None:
+        if turns.taken or self._trusted_until is NEVER:
             self._expect_data()
             message = await self._pull()
         else:
@@ -556,7 +598,7 @@ class WebSocket(HTTPConnection):
                 message = await self._receive()
             finally:
                 turns.taken = False
-                self._listen_by = monotonic() + PATIENCE
+                self._trusted_until = monotonic() + PATIENCE
                 if turns.queue is not None:
                     self._done_receiving()
         data = message.get(kind)
@@ -636,11 +678,13 @@ class WebSocket(HTTPConnection):
 
     def _lose(self, code: int | None, reason: str | None) -> None:
         """Note that the connection is lost; what it was lost of is what was said first."""
-        self._listen_by = NEVER
+        self._distrust()
         if self._lost is not None:
             return
         self._lost = (1005 if code is None else code, reason or "")
         self._end_soon()
+        if self._sending is not None:
+            self._sending.reschedule(NEVER)
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
         if self._tasks is not None:
@@ -655,23 +699,32 @@ class WebSocket(HTTPConnection):
         """Read ahead, so that the end is noticed, unless somebody receives."""
         if self._ahead is None:
             self._ahead = ReadAhead(self._fetch, self._policy.read_ahead)
-        if self._lost is None:
-            self._listen_by = FOREVER
-            if self._in.taken:
-                self._in.mind()
-            else:
-                self._ahead.start()
+        self._distrust()
+        if self._lost is None and not self._in.taken:
+            self._ahead.start()
+
+    def _trust(self) -> None:
+        """There has been word of the peer: trust for a while that it is there."""
+        soon = monotonic() + PATIENCE
+        is_simple = self._life is OPEN and self._lost is None and self._ahead is None
+        self._trusted_until = soon if is_simple else NEVER
+        self._look_at = soon
+
+    def _distrust(self) -> None:
+        """Let no send take the short way, and no receiver that is at it open it again."""
+        self._trusted_until = NEVER
+        if self._in.taken:
+            self._in.mind()
 
     def _done_receiving(self) -> None:
         """Give the turn to receive; read ahead for those who watch, or else trust for a while."""
         self._in.give()
         ahead = self._ahead
-        if ahead is not None and (ahead.watchers or ahead.is_reading):
+        if ahead is not None and ahead.watchers:
             self._listen()
-        elif self._lost is None:
-            self._listen_by = monotonic() + PATIENCE
-        if ahead is not None and ahead.is_empty:
+        elif ahead is not None and ahead.is_empty:
             self._ahead = None
+        self._trust()
 
     def _watch(self) -> ReadAhead:
         """Listen whether or not somebody receives, from now on."""
@@ -816,4 +869,5 @@ def _checked(message: Message) -> Message:
         return {"type": SEND, "bytes": bytes(data)}
     if not isinstance(text, str):
         raise TypeError(f"text of a websocket.send is a str, not {type(text).__name__}")
+    check_encodable(text)
     return {"type": SEND, "text": text}
