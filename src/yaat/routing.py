@@ -336,9 +336,7 @@ class Routes:
         """
         if path is not None and not isinstance(path, str):
             path, app = app, path
-        mounted: Any = _one_of(app, router)
-        if inspect.isclass(mounted) and issubclass(mounted, _Router):
-            mounted = cast(ASGIApp, mounted())
+        mounted = _made(_one_of(app, router))
         mount = Mount(_one_of(path, prefix), mounted, name=name, websocket=websocket)
         self.table.routes.append(mount)
 
@@ -417,6 +415,10 @@ def _checked(handler: Any) -> Any:
     if not callable(handler):
         raise RouteError(f"{handler!r} can take no connection: it is not callable")
     return handler
+
+
+def _made(app: Any) -> Any:
+    return app() if inspect.isclass(app) and issubclass(app, _Router) else app
 
 
 def _unwrapped(handler: Any) -> Any:
