@@ -63,7 +63,7 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         self.on_startup = list(on_startup or ())
         self.on_shutdown = list(on_shutdown or ())
         self.observers = tuple(observers)
-        self._lifespan = lifespan
+        self._lifespan = Router(lifespan=lifespan).lifespan_context
         self.router = Router(routes, policy=policy, lifespan=self._live)
         for each in middlewares or ():
             if isinstance(each, Middleware):
@@ -104,10 +104,12 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
     async def _live(self, app: Any) -> AsyncIterator[Any]:
         for hook in self.on_startup:
             await _call(hook)
-        async with self._lifespan(app) if self._lifespan else contextlib.nullcontext() as state:
-            yield state
-        for hook in self.on_shutdown:
-            await _call(hook)
+        try:
+            async with self._lifespan(app) as state:
+                yield state
+        finally:  # what was started is stopped, also if the lifespan fails
+            for hook in self.on_shutdown:
+                await _call(hook)
 
     def test_client(self, base_url: str = "http://testserver", **options: Any) -> "TestClient":
         """Return a client that talks to this application in process; see `yaat.testing`.
