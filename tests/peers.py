@@ -86,6 +86,10 @@ class Peer:
         logs = [log for log in self.records("log") if log["level"] in {"ERROR", "CRITICAL"}]
         return [log for log in logs if not self._is_complaint(log["message"])]
 
+    def escaped(self) -> list[Record]:
+        """What the application let out, but for what the server needs to hear."""
+        return [each for each in self.records("escaped") if not self._is_complaint(each["error"])]
+
     def tracebacks(self) -> int:
         """How many tracebacks the server process has written by itself."""
         lines = self.written().splitlines()

@@ -149,7 +149,7 @@ SPECS: Mapping[str, ServerSpec] = {
                 sends_empty=False,
                 pushes_back=False,
                 code_on_stop=1006,
-                complaint="Exception inside application: invalid close code",
+                complaint="invalid close code",
             ),
         ),
     )

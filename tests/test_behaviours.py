@@ -83,7 +83,7 @@ async def assert_quiet_end(peer: Peer) -> None:
     """Assert that the application ended without an error for anybody to see."""
     await peer.settled()
     assert peer.errors() == []
-    assert peer.records("escaped") == []
+    assert peer.escaped() == []
     assert peer.tracebacks() == 0
 
 
@@ -91,7 +91,7 @@ async def assert_one_error(peer: Peer, error: str = f"ValueError('{SECRET}')") -
     """Assert that the error was logged once, with its traceback, on `yaat.error`."""
     await peer.settled()
     assert [(log["logger"], log["error"]) for log in peer.errors()] == [("yaat.error", error)]
-    assert peer.records("escaped") == []
+    assert peer.escaped() == []
     assert peer.tracebacks() == 0
 
 

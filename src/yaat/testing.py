@@ -7,7 +7,7 @@ shows where the application is.
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
@@ -17,11 +17,13 @@ import httpx2
 
 from yaat.constants import checked_reason, travelling_code
 from yaat.exceptions import (
+    ArgumentError,
+    UsageError,
     WebSocketDisconnect,
     WrongKindError,
     YaatError,
 )
-from yaat.handshake import checked_headers
+from yaat.handshake import checked_headers, chosen_subprotocol
 from yaat.lifecycle import (
     ACCEPT,
     CLOSE,
@@ -74,6 +76,34 @@ class HandshakeRefused(YaatError):  # noqa: N818 - the word for what happened
 
 class _GoneError(OSError):
     """What `send` raises in the application after the peer has left (ASGI 2.4)."""
+
+
+class _Run:
+    """An application at work in a task of its own.
+
+    Args:
+        coroutine: What it does.
+        timeout: How long, in seconds, it may take to end when it is cancelled.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any], timeout: float) -> None:
+        self._timeout = timeout
+        self._others = asyncio.all_tasks()
+        self.task = asyncio.create_task(coroutine, name="the application")
+
+    def where(self) -> str:
+        """Return the lines at which it waits, it and the tasks that were begun since."""
+        begun = asyncio.all_tasks() - self._others - {self.task}
+        places = [_lines(self.task.get_coro()) or "its end"]
+        places += [f"and in {task.get_name()} at\n{_lines(task.get_coro())}" for task in begun]
+        return "\n".join(places)
+
+    async def cancel(self) -> None:
+        """Cancel it, if it has not ended, and wait until it has."""
+        self.task.cancel()
+        await asyncio.wait((self.task,), timeout=self._timeout)
+        if self.task.done() and not self.task.cancelled():
+            self.task.exception()  # seen: who wants to know of it has asked before
 
 
 class _Failures(Observer):
@@ -205,7 +235,7 @@ class WebSocketSession:
         self._response: tuple[int, Any, bytearray] = (500, (), bytearray())
         self._end: Message | None = None
         self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._run: _Run | None = None
 
     async def __aenter__(self) -> Self:
         """Do the handshake.
@@ -218,7 +248,7 @@ class WebSocketSession:
         observers = (*self.scope.get("yaat.observers", ()), self._failures)
         self.scope["yaat.observers"] = observers
         self._put({"type": CONNECT})
-        self._task = asyncio.create_task(self._run(), name="the application")
+        self._run = _Run(self._serve(), self._timeout)
         try:
             await self._until(lambda: self._life is not State.PENDING, "the handshake's answer")
             await self._until(lambda: self._life is not State.DENYING, "the rest of the response")
@@ -226,7 +256,7 @@ class WebSocketSession:
                 await self._ended()
                 raise self._refusal  # noqa: TRY301 - it gives up like the rest
         except BaseException:
-            await self._give_up()
+            await self._application.cancel()
             raise
         return self
 
@@ -247,7 +277,7 @@ class WebSocketSession:
                 self._leave(1000, "")
                 await self._ended()
         finally:
-            await self._give_up()
+            await self._application.cancel()
 
     # The test's side
 
@@ -257,6 +287,7 @@ class WebSocketSession:
         Raises:
             WebSocketDisconnect: The connection has ended.
             TimeoutError: The application does not receive what was sent before.
+            Exception: What the handler raised, if that ended the connection.
         """
         await self._send_data({"type": RECEIVE, "text": data})
 
@@ -281,7 +312,6 @@ class WebSocketSession:
         """
         await self._until(lambda: self._from_app or self._end is not None, "a message")
         if not self._from_app:
-            await self._ended()
             raise self._departure()
         message = self._from_app.popleft()
         text = message.get("text")
@@ -314,9 +344,14 @@ class WebSocketSession:
             while True:
                 yield await self.receive()
 
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close as a client does and let the application learn of it."""
-        self._leave(travelling_code(code), checked_reason(reason))
+    async def close(self, code: int | None = 1000, reason: str = "") -> None:
+        """Close as a client does and let the application learn of it.
+
+        Args:
+            code: None: the close frame is empty, and the application learns of 1005.
+            reason: At most 123 bytes of UTF-8.
+        """
+        self._leave(1005 if code is None else travelling_code(code), checked_reason(reason))
         await asyncio.sleep(0)
 
     async def cut(self) -> None:
@@ -334,16 +369,23 @@ class WebSocketSession:
         await self._ended()
 
     async def _send_data(self, message: Message) -> None:
+        await self._until(self._can_send, "the application to receive")
         if self._life is not State.OPEN:
             raise self._departure()
-        waiting = self._to_app
-        await self._until(lambda: _bytes_in(waiting) < HIGH_WATER, "the application to receive")
         self._put(message)
         await asyncio.sleep(0)
 
-    def _departure(self) -> WebSocketDisconnect:
+    def _can_send(self) -> bool:
+        return self._life is not State.OPEN or _bytes_in(self._to_app) < HIGH_WATER
+
+    def _departure(self) -> BaseException:
+        """Return what to raise at the end: what the handler raised, if it did, comes first."""
         end = self._end or {}
-        return WebSocketDisconnect(end.get("code", 1006), end.get("reason"))
+        return self._failure() or WebSocketDisconnect(end.get("code", 1006), end.get("reason"))
+
+    def _failure(self) -> BaseException | None:
+        failures, self._failures.errors = self._failures.errors, []
+        return failures[0] if self.raise_app_exceptions and failures else None
 
     def _leave(self, code: int, reason: str) -> None:
         if self._life in (State.PENDING, State.OPEN, State.DENYING):
@@ -351,20 +393,20 @@ class WebSocketSession:
             self._put(self._end)
 
     async def _ended(self) -> None:
-        task = self._task
-        assert task is not None  # noqa: S101 - only called inside `async with`
-        await self._until(task.done, "the application to end")
-        failures, self._failures.errors = self._failures.errors, []
-        if self.raise_app_exceptions and failures:
-            raise failures[0]
+        await self._until(self._application.task.done, "the application to end")
+        failure = self._failure()
+        if failure is not None:
+            raise failure
 
-    async def _give_up(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,), timeout=self._timeout)
+    @property
+    def _application(self) -> _Run:
+        if self._run is None:
+            raise UsageError("open the connection first: async with client.websocket(...) as ws")
+        return self._run
 
     async def _until(self, happened: Callable[[], Any], what: str) -> None:
         """Wait for something to happen."""
+        run = self._application
         try:
             async with asyncio.timeout(self._timeout):
                 while not happened():
@@ -372,12 +414,12 @@ class WebSocketSession:
                     await self._news.wait()
         except TimeoutError:
             raise TimeoutError(
-                f"waited {self._timeout} s for {what}; the application is at\n{_where(self._task)}"
+                f"waited {self._timeout} s for {what}; the application is at\n{run.where()}"
             ) from None
 
     # The application's side
 
-    async def _run(self) -> None:
+    async def _serve(self) -> None:
         try:
             await self._app(self.scope, self._receive, self._send)
         except Exception as error:  # noqa: BLE001 - the test gets it
@@ -423,11 +465,14 @@ class WebSocketSession:
             raise _GoneError("the peer has left")
 
     def _take(self, message: Message, kind: str, life: State) -> None:
-        before, self._life = self._life, life
         if kind == ACCEPT:
-            self.subprotocol = message.get("subprotocol")
+            offered = self.scope.get("subprotocols", ())
+            self.subprotocol = chosen_subprotocol(message.get("subprotocol"), offered)
             self.headers = httpx2.Headers(checked_headers(message.get("headers")))
-        elif kind == SEND:
+        before, self._life = self._life, life
+        if kind == SEND:
+            if (message.get("bytes") is None) is (message.get("text") is None):
+                raise ArgumentError("a websocket.send holds either text or bytes")
             self._from_app.append(message)
             self._unread += len(message.get("bytes") or message.get("text") or b"")
         elif kind == CLOSE and before is State.OPEN:
@@ -436,7 +481,7 @@ class WebSocketSession:
             self._refuse(403, (), b"")
         elif kind == RESPONSE_START:
             self._response = (message["status"], message.get("headers", ()), bytearray())
-        else:
+        elif kind in (RESPONSE_BODY, RESPONSE_END):
             self._response[2].extend(message.get("body", b""))
             if kind == RESPONSE_END:
                 self._refuse(*self._response)
@@ -457,17 +502,18 @@ class _Transport(httpx2.ASGITransport):
     timeout = TIMEOUT
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        bound = asyncio.timeout(self.timeout)
+        run = _Run(super().handle_async_request(request), self.timeout)
         try:
-            async with bound:
-                return await super().handle_async_request(request)
-        except TimeoutError as error:
-            if not bound.expired():
-                raise
+            await asyncio.wait((run.task,), timeout=self.timeout)
+            if run.task.done():
+                response: httpx2.Response = run.task.result()
+                return response
             raise TimeoutError(
-                f"{request.method} {request.url} was not answered within {self.timeout} s; where "
-                "the application was, the traceback above shows"
-            ) from error.__cause__
+                f"{request.method} {request.url} was not answered within {self.timeout} s; the "
+                f"application is at\n{run.where()}"
+            )
+        finally:
+            await run.cancel()
 
 
 class _Lifespan:
@@ -476,45 +522,72 @@ class _Lifespan:
     def __init__(self, app: ASGIApp, timeout: float) -> None:
         self._app = app
         self._timeout = timeout
-        self._events: asyncio.Queue[Message] = asyncio.Queue(2)
-        self._answers: asyncio.Queue[Message] = asyncio.Queue(2)
-        self._task: asyncio.Task[None] | None = None
+        self._state: dict[str, Any] = {}
+        self._events: asyncio.Queue[Message] = asyncio.Queue()
+        self._answers: dict[str, Message] = {}
+        self._answered = asyncio.Event()
+        self._run = _Run(self._live(), timeout)
 
     async def start(self) -> dict[str, Any]:
         """Start the application; return the state that it wants to share."""
-        state: dict[str, Any] = {}
-        scope = {"type": "lifespan", "asgi": VERSIONS, "state": state}
-        coroutine = self._app(scope, self._events.get, self._answers.put)
-        self._task = asyncio.ensure_future(coroutine)
-        await self._pass("startup")
-        return state
+        try:
+            await self._pass("startup")
+        except BaseException:
+            await self._run.cancel()
+            raise
+        return self._state
 
     async def stop(self) -> None:
         """Shut the application down."""
-        if self._task is not None and not self._task.done():
-            await self._pass("shutdown")
+        try:
+            if self._answers:  # else it has no lifespan
+                await self._pass("shutdown")
+                await self._ended("shutdown")
+        finally:
+            await self._run.cancel()
+
+    async def _live(self) -> None:
+        scope = {"type": "lifespan", "asgi": VERSIONS, "state": self._state}
+        try:
+            await self._app(scope, self._events.get, self._send)
+        except Exception:
+            # "If an exception is raised when calling the application callable with a
+            # lifespan.startup message [...] the server must continue", without a lifespan.
+            if self._answers:
+                raise
+        finally:
+            self._answered.set()
+
+    async def _send(self, message: Message) -> None:
+        phase, _, result = message["type"].removeprefix("lifespan.").partition(".")
+        self._answers[phase] = {**message, "failed": result == "failed"}
+        self._answered.set()
 
     async def _pass(self, phase: str) -> None:
-        assert self._task is not None  # noqa: S101 - start() has made it
+        """Tell the application of a phase, and wait for its answer, or for its end."""
         self._events.put_nowait({"type": f"lifespan.{phase}"})
-        answer = asyncio.create_task(self._answers.get())
-        await asyncio.wait(
-            (answer, self._task), timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        if answer.done():
-            failed = answer.result()["type"].endswith("failed")
-            if failed or phase == "shutdown":
-                async with asyncio.timeout(self._timeout):
-                    await self._task
-            return
-        answer.cancel()
-        if not self._task.done():
-            where = _where(self._task)
-            self._task.cancel()
-            await asyncio.wait((self._task,), timeout=self._timeout)
-            raise TimeoutError(f"{phase} took more than {self._timeout} s; it is at\n{where}")
-        # It ended without an answer: "the server must continue" without a lifespan.
-        self._task.exception()
+        await self._until(lambda: phase in self._answers or self._run.task.done(), phase)
+        answer = self._answers.get(phase, {})
+        if answer.get("failed"):
+            await self._ended(phase)
+            raise UsageError(f"{phase} failed: {answer.get('message') or 'it does not say why'}")
+
+    async def _ended(self, phase: str) -> None:
+        """Wait until the application has ended; raise what it raised."""
+        await self._until(self._run.task.done, phase)
+        self._run.task.result()
+
+    async def _until(self, happened: Callable[[], bool], phase: str) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                while not happened():
+                    self._answered.clear()
+                    await self._answered.wait()
+        except TimeoutError:
+            raise TimeoutError(
+                f"{phase} took more than {self._timeout} s; the application is at\n"
+                f"{self._run.where()}"
+            ) from None
 
 
 def _scope(request: httpx2.Request, subprotocols: Sequence[str]) -> Scope:
@@ -550,14 +623,12 @@ def _bytes_in(messages: Iterable[Message]) -> int:
     return sum(len(each.get("bytes") or each.get("text") or b"") for each in messages)
 
 
-def _where(task: asyncio.Task[Any] | None) -> str:
-    """Return the lines at which a task waits, outermost first, as a traceback shows them."""
-    waiting: Any = task and task.get_coro()
+def _lines(waiting: Any) -> str:
+    """Return where a coroutine waits, outermost first, as a traceback shows it."""
     frames = []
     while waiting is not None:
         frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
         if frame is not None:
             frames.append((frame, frame.f_lineno))
         waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
-    lines = traceback.StackSummary.extract(iter(frames)).format()
-    return "".join(lines) or "its end"
+    return "".join(traceback.StackSummary.extract(iter(frames)).format())

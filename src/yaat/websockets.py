@@ -388,6 +388,7 @@ class WebSocket(HTTPConnection):
 
     async def _send_if_there(self, message: Message) -> None:
         """Send, but no longer than the peer is there: not every server lets go of it by itself."""
+        self._listen()
         self._sending = asyncio.timeout(None)
         try:
             async with self._sending:
@@ -705,10 +706,11 @@ class WebSocket(HTTPConnection):
 
     def _trust(self) -> None:
         """There has been word of the peer: trust for a while that it is there."""
-        soon = monotonic() + PATIENCE
+        self._look_at = monotonic() + PATIENCE
         is_simple = self._life is OPEN and self._lost is None and self._ahead is None
-        self._trusted_until = soon if is_simple else NEVER
-        self._look_at = soon
+        # Over HTTP/2 a send may wait for room that never comes when the peer has left.
+        is_simple = is_simple and self.scope.get("http_version") != "2"
+        self._trusted_until = self._look_at if is_simple else NEVER
 
     def _distrust(self) -> None:
         """Let no send take the short way, and no receiver that is at it open it again."""

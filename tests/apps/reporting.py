@@ -55,7 +55,8 @@ class Reporting:
         except BaseException as error:
             report("escaped", error=repr(error))
             raise
-        report("ended")
+        finally:
+            report("ended")
 
 
 class LogRecorder(logging.Handler):
