@@ -62,4 +62,4 @@ class Costs:
 
     def draw(self, path: Path, title: str) -> None:
         unit = f"{self.unit}, added to a bare ASGI function (less is better)"
-        plot.draw(path, title, unit, self.panels(), floor=0.0)
+        plot.draw(path, title, unit, self.panels(), floor=0.0, spec=",.0f")

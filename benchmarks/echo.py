@@ -159,6 +159,7 @@ def draw(rows: list[Row], shape: Shape, output: Path) -> None:
         "server CPU per message ÷ bare ASGI function (less is better)",
         panels,
         floor=1.0,
+        spec=".2f",
     )
 
 

@@ -12,7 +12,7 @@ from benchmarks.peers import Peer
 from benchmarks.server import raise_file_limit, serving
 from benchmarks.settings import Settings
 
-ROUNDS = 5
+ROUNDS = 3
 IN_PROCESS, ON_SOCKETS = 3000, 2000
 METERS = {
     "Objects, in process (tracemalloc)": "traced",

@@ -15,8 +15,10 @@ OURS, OTHERS = "#c2410c", "#94a3b8"
 REPRODUCIBLE: Any = {"svg.hashsalt": "yaat", "svg.fonttype": "none", "font.size": 9}
 
 
-def draw(path: Path, title: str, unit: str, panels: Mapping[str, Panel], floor: float) -> None:
-    """Write one SVG; a line marks the floor, which is where bare stands."""
+def draw(
+    path: Path, title: str, unit: str, panels: Mapping[str, Panel], *, floor: float, spec: str
+) -> None:
+    """Write one SVG; a line marks the floor, which is where bare stands, `spec` formats figures."""
     # Imported here, since it takes longer than everything else together.
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -24,21 +26,21 @@ def draw(path: Path, title: str, unit: str, panels: Mapping[str, Panel], floor: 
 
     with rc_context(REPRODUCIBLE):
         rows = max(len(panel) for panel in panels.values())
-        size = (2.4 * len(panels) + 1, 0.32 * rows + 1.2)
+        size = (2.6 * len(panels) + 1, 0.32 * rows + 1.2)
         picture = Picture(figsize=size, layout="constrained")
         FigureCanvasSVG(picture)
         picture.suptitle(title, fontsize=11)
         picture.supxlabel(unit, fontsize=9)
         axes = picture.subplots(1, len(panels), squeeze=False)[0]
         for number, (name, panel) in enumerate(panels.items()):
-            bars(axes[number], name, panel, floor)
+            bars(axes[number], name, panel, floor, spec)
             axes[number].tick_params(labelleft=number == 0)
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.savefig(path, metadata={"Date": None})
     print(f"\n![{title}: {unit}](images/{path.name})")
 
 
-def bars(axes: "Axes", name: str, panel: Panel, floor: float) -> None:
+def bars(axes: "Axes", name: str, panel: Panel, floor: float, spec: str) -> None:
     peers = list(panel)
     middles = [panel[peer].middle for peer in peers]
     # A median may lie a rounding error outside of its own percentiles.
@@ -52,10 +54,9 @@ def bars(axes: "Axes", name: str, panel: Panel, floor: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     for position, middle in enumerate(middles):
         axes.annotate(
-            f"{middle:.3g}" if abs(middle) < 1000 else f"{middle:,.0f}",
-            (0.98, position),
+            f"{middle:{spec}}",
+            (1.02, position),
             xycoords=("axes fraction", "data"),
-            ha="right",
             va="center",
             fontsize=8,
         )
