@@ -93,7 +93,9 @@ class Peer:
     def tracebacks(self) -> int:
         """How many tracebacks the server process has written by itself."""
         lines = self.written().splitlines()
-        known = sum(map(self._is_complaint, lines)) if self.facts.complaint else 0
+        known = sum(map(self._is_complaint, lines))
+        if self.facts.prints_logs:
+            known += sum(bool(log["error"]) for log in self.records("log"))
         return max(0, sum(line.startswith("Traceback") for line in lines) - known)
 
     def _is_complaint(self, text: str) -> bool:

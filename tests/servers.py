@@ -48,6 +48,8 @@ class Facts:
     """It waits for whoever does not read: `await send()` for the client, the client for us."""
     code_on_stop: int = 1012
     """What an idle client sees when the server is asked to stop; 1006 if it just hangs up."""
+    prints_logs: bool = False
+    """It prints what the application logs, too."""
     complaint: str = ""
     """What it logs as an error of an application that did what the specification asks for."""
 
@@ -149,6 +151,7 @@ SPECS: Mapping[str, ServerSpec] = {
                 sends_empty=False,
                 pushes_back=False,
                 code_on_stop=1006,
+                prints_logs=True,
                 complaint="invalid close code",
             ),
         ),

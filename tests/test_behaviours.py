@@ -84,7 +84,7 @@ async def assert_quiet_end(peer: Peer) -> None:
     await peer.settled()
     assert peer.errors() == []
     assert peer.escaped() == []
-    assert peer.tracebacks() == 0
+    assert peer.tracebacks() == 0, peer.written()
 
 
 async def assert_one_error(peer: Peer, error: str = f"ValueError('{SECRET}')") -> None:
@@ -92,7 +92,7 @@ async def assert_one_error(peer: Peer, error: str = f"ValueError('{SECRET}')") -
     await peer.settled()
     assert [(log["logger"], log["error"]) for log in peer.errors()] == [("yaat.error", error)]
     assert peer.escaped() == []
-    assert peer.tracebacks() == 0
+    assert peer.tracebacks() == 0, peer.written()
 
 
 # How it ends

@@ -51,7 +51,7 @@ class TaskScope:
         if self.failure is not None:
             if owner is not None:
                 owner.uncancel()
-            raise self.failure
+            raise self.failure from self.failure.__cause__  # and not from the cancellation
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
