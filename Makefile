@@ -5,7 +5,7 @@ UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
 RUN := $(UV) run --frozen
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: demo test check format docs bench clean
+.PHONY: demo test check format docs bench screenshot clean
 .DEFAULT_GOAL := test
 
 .tools/bin/uv:
@@ -38,6 +38,9 @@ docs: .venv/ready
 
 bench: .venv/ready
 	$(RUN) --group bench python -m benchmarks
+
+screenshot: .venv/ready
+	YAAT_SCREENSHOT=docs/images/demo.png $(RUN) pytest tests/test_demo.py -k picture
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis site dist
