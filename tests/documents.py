@@ -1,9 +1,10 @@
 """The documents, read as their reader follows them: top to bottom, in an empty directory.
 
-A block of code with a title (```python title="app.py") is the file of that name. A Python block
-without one goes on where the page's block before it ended, as if both stood in one module. The
-functions `test_*` of such blocks are run where they stand; a file `test_*.py` is run by pytest.
-What a page tells its reader to install is there, or is installed.
+A block of code with a title (```python title="app.py") is the file of that name. A file
+`test_*.py` is run by pytest; other Python files are imported, by such a test or else by themselves.
+A Python block without a title goes on where the page's block before it ended, as if both stood in
+one module; its functions `test_*` are run where they stand. What a page tells its reader to install
+is there, or is installed.
 """
 
 import importlib.metadata
@@ -54,6 +55,12 @@ class Block:
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line} {self.title}".strip()
 
+    def write(self, directory: Path) -> None:
+        """Make the file that it is."""
+        path = directory / self.title
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.code, encoding="utf-8")
+
 
 def pages() -> list[Path]:
     """Every page that has blocks of its own."""
@@ -64,6 +71,13 @@ def pages() -> list[Path]:
 def blocks(page: Path, *languages: str) -> list[Block]:
     """The blocks of a page, or those of some languages."""
     return [block for block in _blocks(page) if not languages or block.language in languages]
+
+
+def write(page: Path, directory: Path) -> None:
+    """Make the files that a page consists of, the last of each name."""
+    for block in blocks(page):
+        if block.title:
+            block.write(directory)
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -106,14 +120,13 @@ class Reading:
 
     Attributes:
         names: What its untitled blocks have defined.
-        files: The modules that its titled blocks are, the newest of each name.
     """
 
     def __init__(self, page: Path, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.page = page
         self.directory = directory
-        self.files: dict[str, ModuleType] = {}
-        self._module = ModuleType(f"page_{page.stem}")
+        self._blocks = blocks(page)
+        self._module = ModuleType(f"page_{page.stem.replace('-', '_')}")
         self._monkeypatch = monkeypatch
         monkeypatch.chdir(directory)
         monkeypatch.syspath_prepend(directory)
@@ -123,31 +136,32 @@ class Reading:
     def names(self) -> dict[str, Any]:
         return vars(self._module)
 
-    def app(self, title: str = "") -> Any:
-        """The application that a file defines, or that the untitled blocks do."""
-        return self.files[title].app if title else self.names["app"]
-
-    async def follow(self) -> "Reading":
+    async def follow(self) -> None:
         """Do what the page says, block by block."""
         for requirement in requirements(self.page):
             provide(requirement)
-        for block in blocks(self.page):
-            await self._take(block)
-        return self
+        for block in self._blocks:
+            if block.title:
+                block.write(self.directory)
+                self._run(block)
+            elif block.language == "python":
+                await self._continue(block)
 
-    async def _take(self, block: Block) -> None:
-        if block.title:
-            path = self.directory / block.title
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block.code, encoding="utf-8")
-        if block.language != "python":
-            return
-        if not block.title:
-            await self._continue(block)
-        elif block.title.startswith("test_"):
+    def file(self, title: str) -> ModuleType:
+        """Import one of the page's files, after writing all of them."""
+        write(self.page, self.directory)
+        return self._imported(title)
+
+    def _run(self, block: Block) -> None:
+        name = block.title.removesuffix(".py")
+        if block.title.startswith("test_"):
             self._run_pytest(block)
-        else:
-            self.files[block.title] = self._imported(block)
+        elif block.language == "python" and not self._is_tested(name):
+            self._imported(block.title)
+
+    def _is_tested(self, name: str) -> bool:
+        tests = (block.code for block in self._blocks if block.title.startswith("test_"))
+        return any(f"from {name} import" in code for code in tests)
 
     async def _continue(self, block: Block) -> None:
         # Empty lines in front, so that a traceback names the line of the page.
@@ -160,9 +174,9 @@ class Reading:
                 if inspect.isawaitable(result):
                     await result
 
-    def _imported(self, block: Block) -> ModuleType:
-        name = Path(block.title).stem
-        location = importlib.util.spec_from_file_location(name, self.directory / block.title)
+    def _imported(self, title: str) -> ModuleType:
+        name = Path(title).stem
+        location = importlib.util.spec_from_file_location(name, self.directory / title)
         assert location is not None
         assert location.loader is not None
         module = importlib.util.module_from_spec(location)
