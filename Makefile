@@ -2,7 +2,7 @@
 # uv is put into .tools, all else into .venv.
 PYTHON ?= python3
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/bin/uv)
-RUN := $(UV) run --frozen
+RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: demo test check format docs bench screenshot clean
@@ -37,7 +37,7 @@ docs: .venv/ready
 	$(RUN) mkdocs build --strict
 
 bench: .venv/ready
-	$(RUN) --group bench python -m benchmarks
+	$(RUN) python -m benchmarks
 
 screenshot: .venv/ready
 	YAAT_SCREENSHOT=docs/images/demo.png $(RUN) pytest tests/test_demo.py -k picture
