@@ -1,5 +1,6 @@
 """JSON on the wire: msgspec, with the errors of this package."""
 
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
