@@ -310,7 +310,7 @@ async def test_every_origin_of_a_handshake_counts(
         return
     with pytest.raises(HandshakeRefused) as refused:
         await client.websocket("/ws", scope={"headers": headers}).__aenter__()
-    assert (refused.value.status, refused.value.text) == (403, "origin not allowed")
+    assert refused.value.status == 403
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert "Policy(origins=[...])" in record.getMessage()
