@@ -5,11 +5,12 @@ shows where the application is.
 """
 
 import asyncio
+import gc
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
+from types import AsyncGeneratorType, CoroutineType, TracebackType
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
@@ -49,6 +50,8 @@ TIMEOUT: Final = 5.0
 
 HIGH_WATER: Final = 1_048_576
 """From how many bytes on, not yet received by the test, the application's `send` waits."""
+
+_AWAITABLES: Final = (("cr", "await"), ("gi", "yieldfrom"), ("ag", "await"))
 
 VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
 
@@ -627,8 +630,22 @@ def _lines(waiting: Any) -> str:
     """Return where a coroutine waits, outermost first, as a traceback shows it."""
     frames = []
     while waiting is not None:
-        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
-        if frame is not None:
-            frames.append((frame, frame.f_lineno))
-        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+        for prefix, following in _AWAITABLES:
+            frame = getattr(waiting, f"{prefix}_frame", None)
+            if frame is not None:
+                frames.append((frame, frame.f_lineno))
+                waiting = getattr(waiting, f"{prefix}_{following}")
+                break
+        else:
+            waiting = _hidden_in(waiting)
     return "".join(traceback.StackSummary.extract(iter(frames)).format())
+
+
+def _hidden_in(wrapper: Any) -> Any:
+    """Return what runs in an object that has no frame itself.
+
+    `__await__()` of a coroutine and `__anext__()` of an async generator return such ones, of types
+    that let only the garbage collector see what is in them.
+    """
+    kinds = (CoroutineType, AsyncGeneratorType)
+    return next((each for each in gc.get_referents(wrapper) if isinstance(each, kinds)), None)
