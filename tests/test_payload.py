@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from yaat.constants import WebSocketCloseEvent
 from yaat.exceptions import ArgumentError, MalformedError
-from yaat.payload import decode, encode, kind_of
+from yaat.payload import check_encodable, decode, encode, kind_of
 from yaat.requests import URL
 
 JSON = st.recursive(
@@ -197,3 +197,12 @@ def test_a_mode_that_is_none(mode: Any) -> None:
     with pytest.raises(ArgumentError, match=re.escape(repr(mode))) as caught:
         kind_of(mode)
     assert isinstance(caught.value, ValueError)
+
+
+@given(text=st.text(alphabet=st.characters(exclude_categories=())))
+def test_what_has_no_form_in_utf_8_is_refused(text: str) -> None:
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        with pytest.raises(ArgumentError, match="lone surrogate"):
+            check_encodable(text)
+    else:
+        check_encodable(text)
