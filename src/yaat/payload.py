@@ -1,7 +1,6 @@
 """JSON on the wire: msgspec, with the errors of this package."""
 
-from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -10,12 +9,6 @@ from yaat.exceptions import ArgumentError, MalformedError
 Mode = Literal["text", "bytes", "binary"]
 """In which kind of message JSON travels; `"binary"` is Starlette's spelling of `"bytes"`."""
 
-_BASES: Final[tuple[tuple[type, Any], ...]] = (
-    (str, str.__str__),
-    (int, int.__int__),
-    (float, float.__float__),
-)
-
 
 def _plain(value: Any) -> Any:
     """Return a `str`, `int` or `float` of a subclass as one that msgspec knows: a URL is a str.
@@ -23,9 +16,12 @@ def _plain(value: Any) -> Any:
     Raises:
         TypeError: It is none of them, and has no form in JSON.
     """
-    for base, plain in _BASES:
-        if isinstance(value, base):
-            return plain(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
