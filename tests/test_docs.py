@@ -185,7 +185,7 @@ def test_table_of_servers() -> None:
 
 
 def test_table_of_servers_leaves_out_no_fact() -> None:
-    elsewhere = {"http_version", "complaint"}
+    elsewhere = {"http_version", "complaint", "prints_logs"}
     assert {fact for _, fact, _ in ROWS} | elsewhere == set(Facts.__annotations__)
 
 
@@ -458,6 +458,15 @@ def test_links_lead_somewhere(page: str) -> None:
     local = [link for link in links if not link.startswith("https://")]
     assert local
     assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_layers_are_those_that_are_held() -> None:
+    lines = re.findall(r"^\d\. (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    [contract] = [
+        each for each in PROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers"
+    ]
+    held = [layer.split(" | ") for layer in contract["layers"]]
+    assert [re.findall(r"`(\w+)`", line) for line in lines] == held
 
 
 def test_changelog_knows_this_version() -> None:
