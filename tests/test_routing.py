@@ -944,6 +944,16 @@ async def test_a_route_and_a_mount_may_have_middleware() -> None:
     assert await told(router, "/in/ws") == "router mount route"
 
 
+def test_a_middleware_that_cannot_be_made_says_why_itself() -> None:
+    def failing(app: ASGIApp) -> ASGIApp:
+        raise ValueError("its own")
+
+    makes: list[Callable[..., Any]] = [Route, WebSocketRoute, Mount]
+    for make in makes:
+        with pytest.raises(ValueError, match=r"^its own$"):
+            make("/", hello, middleware=[Middleware(failing)])
+
+
 async def test_a_route_alone_is_an_application() -> None:
     assert await told(WebSocketRoute("/ws", hello), "/ws") == "Hello"
     assert await got(Route("/", Post, methods=["POST"]), "/", "POST") == (200, "post")

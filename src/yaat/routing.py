@@ -3,13 +3,12 @@
 import functools
 import inspect
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast, overload
 
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette._utils import is_async_callable
 from starlette.concurrency import run_in_threadpool
-from starlette.routing import BaseRoute, Match, NoMatchFound, get_name
+from starlette.routing import BaseRoute, Match, NoMatchFound, compile_path, get_name
 from starlette.routing import Mount as _Mount
 from starlette.routing import Route as _Route
 from starlette.routing import Router as _Router
@@ -119,9 +118,8 @@ class Route(_Route):
         if is_class or inspect.isroutine(_unwrapped(handler)):
             methods = _methods(handler, methods)
             app = Responder(handler, methods)
-        with _route_errors():
-            name = name or get_name(handler)
-            super().__init__(_absolute(path), app, methods=methods, name=name, **options)
+        name = name or get_name(handler)
+        super().__init__(_checked_path(path), app, methods=methods, name=name, **options)
         self.endpoint = handler
 
 
@@ -147,10 +145,9 @@ class WebSocketRoute(_WebSocketRoute):
         name: str | None = None,
         **options: Any,
     ) -> None:
-        with _route_errors():
-            name = name or get_name(handler)
-            endpoint = Endpoint(_checked(handler), policy)
-            super().__init__(_absolute(path), endpoint, name=name, **options)
+        name = name or get_name(handler)
+        endpoint = Endpoint(_checked(handler), policy)
+        super().__init__(_checked_path(path), endpoint, name=name, **options)
         self.endpoint = handler
 
 
@@ -168,8 +165,8 @@ class Mount(_Mount):
         self, prefix: str, app: ASGIApp, *, websocket: bool = False, **options: Any
     ) -> None:
         prefix = prefix.strip("/")
-        with _route_errors():
-            super().__init__(f"/{prefix}" if prefix else "", _checked(app), **options)
+        _checked_path(f"{prefix}/{{path:path}}")
+        super().__init__(f"/{prefix}" if prefix else "", _checked(app), **options)
         self._enter = ("websocket",) if websocket else ("http", "websocket")
         if isinstance(app, StaticFiles):
             self._enter = ("http",)
@@ -407,8 +404,14 @@ def _one_of(first: Any, second: Any) -> Any:
     return second if first is None else first
 
 
-def _absolute(path: str) -> str:
-    return path if path.startswith("/") else f"/{path}"
+def _checked_path(path: str) -> str:
+    """Return an absolute path; say what Starlette asserts of it also under `python -O`."""
+    path = path if path.startswith("/") else f"/{path}"
+    try:
+        compile_path(path)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise RouteError(f"{path!r} cannot be the path of a route: {error}") from None
+    return path
 
 
 def _checked(handler: Any) -> Any:
@@ -444,15 +447,6 @@ def _method_name(cls: Any, method: str) -> str:
     if not hasattr(cls, name):
         raise RouteError(f"{get_name(cls)} is to take {method}, but has no method {name}()")
     return name
-
-
-@contextmanager
-def _route_errors() -> Iterator[None]:
-    """Say what Starlette asserts about a path as an error that survives `python -O`."""
-    try:
-        yield
-    except (AssertionError, ValueError) as error:
-        raise RouteError(str(error)) from None
 
 
 def _paths(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[str]:
