@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from yaat.constants import WebSocketCloseEvent
@@ -200,6 +200,8 @@ def test_a_mode_that_is_none(mode: Any) -> None:
 
 
 @given(text=st.text(alphabet=st.characters(exclude_categories=())))
+@example(text="half a \ud800 pair")
+@example(text="a whole one: \N{PILE OF POO}")
 def test_what_has_no_form_in_utf_8_is_refused(text: str) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         with pytest.raises(ArgumentError, match="lone surrogate"):
