@@ -10,8 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import fastapi
 import pytest
 from playwright.async_api import Dialog, Page, expect
+from starlette.routing import WebSocketRoute as StarlettesRoute
+from starlette.websockets import WebSocket as StarlettesWebSocket
 
 from browser import chromium
 from clients import Closed, connect
@@ -19,8 +22,9 @@ from documents import DOCS, ROOT, Reading, write
 from servers import SPECS, Server
 from yaat.app import Yaat
 from yaat.exceptions import WebSocketDisconnect
+from yaat.observer import Observer
 from yaat.requests import Request
-from yaat.responses import JSONResponse
+from yaat.responses import JSONResponse, TextResponse
 from yaat.testing import HandshakeRefused, TestClient
 
 File = Callable[..., ModuleType]
@@ -460,6 +464,31 @@ async def test_fastapi_in_yaat(file: File) -> None:
         assert (await client.get("/api/items/3")).json() == {"item_id": 3}
 
 
+async def test_only_the_outermost_lifespan_runs(file: File) -> None:
+    begun: list[str] = []
+    inner = Yaat(on_startup=[lambda: begun.append("inner")])
+    outer = Yaat(on_startup=[lambda: begun.append("outer")])
+    outer.mount("/inner", inner)
+    around = file(MOUNT, "in_fastapi.py").app
+    around.mount("/outer", outer)
+    for app in (outer, around):
+        async with TestClient(app):
+            pass
+    assert begun == ["outer"]
+
+
+async def test_websockets_of_fastapi_in_yaat(file: File) -> None:
+    module = file(MOUNT, "fastapi_in_yaat.py")
+
+    async def theirs(websocket: fastapi.WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(type(websocket).__module__)
+
+    module.api.websocket("/theirs")(theirs)
+    async with module.app.test_client() as client:
+        assert await hears(client, "/api/theirs") == "starlette.websockets"
+
+
 # The HTTP half
 
 HTTP = "docs/how-to/http.md"
@@ -521,6 +550,31 @@ async def test_from_starlette(file: File, title: str) -> None:
         assert await ws.receive_text() == "hello"
 
 
+async def test_a_route_of_starlettes_class_keeps_starlettes_websocket() -> None:
+    async def handler(websocket: StarlettesWebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(type(websocket).__module__)
+
+    app = Yaat(routes=[StarlettesRoute("/", handler)])
+    assert await hears(app.test_client(), "/") == "starlette.websockets"
+
+
+async def test_exception_handlers_are_for_requests_only() -> None:
+    async def answer(_: Request, __: Exception) -> TextResponse:
+        return TextResponse("answered", 418)
+
+    app = Yaat(exception_handlers={LookupError: answer})
+
+    @app.websocket_route("/")
+    @app.route("/")
+    async def handler(_: object) -> None:
+        raise LookupError
+
+    client = app.test_client(raise_app_exceptions=False)
+    assert (await client.get("/")).status_code == 418
+    assert (await refusal(client, "/")).status == 500
+
+
 async def test_from_the_yaat_of_2020(file: File) -> None:
     app = file("docs/how-to/from-yaat-2020.md", "app.py").app
     async with app.test_client() as client:
@@ -561,6 +615,22 @@ async def test_what_is_different_since_2020() -> None:
 
 
 # Topics and reference
+
+
+async def test_observers_around_and_within_are_told() -> None:
+    told: list[str] = []
+
+    class Names(Observer):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def opened(self, _: Any) -> None:
+            told.append(self.name)
+
+    inner, outer = Yaat(observers=[Names("inner")]), Yaat(observers=[Names("outer")])
+    outer.mount("/inner", inner)
+    await refusal(outer.test_client(), "/inner/nowhere")
+    assert sorted(told) == ["inner", "outer"]
 
 
 async def test_who_reads_too_slowly_is_cut(file: File) -> None:
