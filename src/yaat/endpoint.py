@@ -126,8 +126,8 @@ async def run(handler: Run, websocket: WebSocket) -> None:
         failure = error
     try:
         await conclude(websocket, failure)
-        if websocket.unclosed is not None:
-            raise websocket.unclosed  # so that the server, which closed nothing, does it now
+        if websocket._unclosed is not None:
+            raise websocket._unclosed  # so that the server, which closed nothing, does it now
     finally:
         failure = None  # its traceback holds this frame
         websocket.scope.pop("yaat.websocket", None)  # each holds the other
@@ -312,15 +312,15 @@ async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
 
 
 def _tell_opened(websocket: WebSocket) -> None:
-    if websocket.told is None:
-        websocket.told = "opened"
+    if websocket._told is None:
+        websocket._told = "opened"
         _tell(websocket, "opened")
 
 
 def _tell_ended(websocket: WebSocket, reason: str) -> None:
-    if websocket.told == "ended":
+    if websocket._told == "ended":
         return
-    websocket.told = "ended"
+    websocket._told = "ended"
     if websocket.denial_status is not None:
         _tell(websocket, "refused", websocket.denial_status, reason)
     else:

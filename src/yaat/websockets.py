@@ -107,12 +107,6 @@ class WebSocket(HTTPConnection):
     Spec: ASGI, "WebSocket".
     """
 
-    unclosed: Exception | None = None
-    """What the server raised instead of closing: one sends no code from 1001 to 2999."""
-
-    told: Literal["opened", "ended"] | None = None
-    """What the observers have been told of it so far."""
-
     # Most connections never need these, so they cost nothing until set.
     _accepted = False
     _ahead: ReadAhead | None = None
@@ -126,6 +120,10 @@ class WebSocket(HTTPConnection):
     _said: tuple[int, str] | None = None
     _sending: asyncio.Timeout | None = None
     _tasks: TaskScope | None = None
+    # For the endpoint: what the observers have been told so far, and what the server raised
+    # instead of closing (one sends no code from 1001 to 2999).
+    _told: Literal["opened", "ended"] | None = None
+    _unclosed: Exception | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get("type") != "websocket":
@@ -378,6 +376,7 @@ class WebSocket(HTTPConnection):
 
     async def _transmit_watchfully(self, message: Message) -> None:
         """Send a data message when its turn has come and while the peer is there."""
+        await self._connected()
         await self._out.take()
         try:
             await self._look()
@@ -508,7 +507,7 @@ class WebSocket(HTTPConnection):
         except OSError:
             self._lose(1006, "")
         except Exception as error:  # noqa: BLE001 - whatever it is, closing does not fail
-            self.unclosed = error
+            self._unclosed = error
         finally:
             self._out.give()
 
