@@ -13,6 +13,7 @@ import starlette.exceptions
 import starlette.responses
 import starlette.routing
 import starlette.websockets
+from asgiref.compatibility import is_double_callable
 from starlette.middleware import Middleware
 
 from yaat.app import Yaat
@@ -348,6 +349,20 @@ async def test_nothing_of_starlettes_stands_around_a_socket() -> None:
     layers = {"starlette.middleware.errors", "starlette.middleware.exceptions"}
     assert layers <= files["request"]
     assert not layers & files["socket"]
+
+
+def test_every_layer_is_known_for_an_application() -> None:
+    """Middleware built on asgiref takes what it does not know for an application of ASGI 2."""
+    seen: list[Any] = []
+
+    def look(app: ASGIApp) -> ASGIApp:
+        seen.append(app)
+        return app
+
+    app = layered(middleware=[Middleware(look)])
+    seen += [app, app.router, app.build_middleware_stack()]
+    assert len(seen) == 4
+    assert not any(is_double_callable(layer) for layer in seen)  # type: ignore[no-untyped-call]
 
 
 async def test_a_middleware_may_answer_by_itself() -> None:

@@ -425,6 +425,15 @@ async def test_every_spelling_of_mount(
     assert await got(table, "/ws/room") == expected
 
 
+async def test_a_mount_made_by_itself_takes_both() -> None:
+    router = Router([Mount("ws/", chat())])
+    assert await told(router, "/ws/room") == "Hello"
+    assert await got(router, "/ws/room") == (200, "a page")
+    only = Router([Mount("ws/", chat(), websocket=True)])
+    assert await told(only, "/ws/room") == "Hello"
+    assert (await got(only, "/ws/room"))[0] == 404
+
+
 @pytest.mark.parametrize(
     "router",
     [chat(), chat_app(), ChatRouter, StarletteRouter, starlette.routing.Router(chat().routes)],

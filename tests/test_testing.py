@@ -599,6 +599,13 @@ async def test_a_bare_application_that_raises() -> None:
             await ws.receive()
 
 
+async def test_a_connection_without_a_client() -> None:
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    async with WebSocketSession(fail_bare, scope) as ws:
+        with pytest.raises(LookupError, match="in the handler"):
+            await ws.receive()
+
+
 async def test_what_a_child_of_the_handler_raises() -> None:
     async def child() -> None:
         raise LookupError("in the child")
@@ -1069,9 +1076,10 @@ def living(events: list[str], ways: Ways | None = None) -> ASGIApp:
 
 async def test_it_runs_the_lifespan() -> None:
     events: list[str] = []
-    async with TestClient(living(events)):
+    async with TestClient(living(events)) as client:
         assert events == ["startup"]
     assert events == ["startup", "shutdown"]
+    assert client.is_closed
 
 
 async def test_without_async_with_there_is_none(pages: Yaat) -> None:
