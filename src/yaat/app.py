@@ -71,12 +71,6 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
             else:
                 self.add_middleware(each)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, or the lifespan."""
-        if self.observers:
-            scope["yaat.observers"] = (*scope.get("yaat.observers", ()), *self.observers)
-        await super().__call__(scope, receive, send)
-
     def build_middleware_stack(self) -> ASGIApp:
         """Build what stands around the router: the user's middleware around everything.
 
@@ -91,14 +85,15 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
             return app
 
         def fork(requests: ASGIApp) -> ASGIApp:
-            return _Fork(requests, self.router)
+            # Not the router itself: its `__call__` would only pass the connection on.
+            return _Fork(requests, self.router.middleware_stack)
 
         self.user_middleware = [Middleware(note), *own, Middleware(fork)]
         try:
             stack = super().build_middleware_stack()
         finally:
             self.user_middleware = own
-        return _Fork(stack, outermost[0])
+        return _Watched(_Fork(stack, outermost[0]), self)
 
     @contextlib.asynccontextmanager
     async def _live(self, app: Any) -> AsyncIterator[Any]:
@@ -164,6 +159,24 @@ class _Fork:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         app = self._sockets if scope["type"] == "websocket" else self._others
         return app(scope, receive, send)
+
+
+class _Watched:
+    """Names the observers of an application in the scope, at the cost of no coroutine."""
+
+    __slots__ = ("_owner", "_stack")
+
+    _asgi_single_callable = True  # for asgiref, as above
+
+    def __init__(self, stack: ASGIApp, owner: Yaat) -> None:
+        self._stack = stack
+        self._owner = owner
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        observers = self._owner.observers
+        if observers:
+            scope["yaat.observers"] = (*scope.get("yaat.observers", ()), *observers)
+        return self._stack(scope, receive, send)
 
 
 async def _call(hook: Hook) -> None:

@@ -32,7 +32,7 @@ from yaat.policy import DEFAULT, Policy
 from yaat.types import Receive, Scope, Send
 from yaat.websockets import WebSocket, WebSocketState
 
-__all__ = ["Endpoint", "WebSocketEndpoint", "conclude", "run"]
+__all__ = ["Endpoint", "WebSocketEndpoint", "conclude"]
 
 logger = logging.getLogger("yaat.error")
 refusals = logging.getLogger("yaat.refused")
@@ -101,36 +101,31 @@ class Endpoint:
         Raises:
             UsageError: There is no asyncio event loop.
         """
+        _require_asyncio()
         if self._policy is not None:
             scope["yaat.policy"] = self._policy
         websocket = WebSocket.attach(scope, receive, send)
-        await run(self._run, websocket)
-
-
-async def run(handler: Run, websocket: WebSocket) -> None:
-    """Run `handler` over `websocket` and end the connection as an `Endpoint` does."""
-    _require_asyncio()
-    failure: Exception | None = None
-    try:
-        async with websocket:
-            _tell_opened(websocket)
-            _check_origin(websocket.scope)
-            await handler(websocket)
-    except asyncio.CancelledError as error:
-        if _is_cancelled():
-            await _say_goodbye(websocket)
-            raise
-        failure = RuntimeError("a CancelledError left the handler, which nobody has cancelled")
-        failure.__cause__ = error
-    except Exception as error:  # noqa: BLE001 - this is where every failure of a handler ends
-        failure = error
-    try:
-        await conclude(websocket, failure)
-        if websocket._unclosed is not None:
-            raise websocket._unclosed  # so that the server, which closed nothing, does it now
-    finally:
-        failure = None  # its traceback holds this frame
-        websocket.scope.pop("yaat.websocket", None)  # each holds the other
+        failure: Exception | None = None
+        try:
+            async with websocket:
+                _tell_opened(websocket)
+                _check_origin(websocket.scope)
+                await self._run(websocket)
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                await _say_goodbye(websocket)
+                raise
+            failure = RuntimeError("a CancelledError left the handler, which nobody has cancelled")
+            failure.__cause__ = error
+        except Exception as error:  # noqa: BLE001 - this is where every failure of a handler ends
+            failure = error
+        try:
+            await conclude(websocket, failure)
+            if websocket._unclosed is not None:
+                raise websocket._unclosed  # so that the server, which closed nothing, does it now
+        finally:
+            failure = None  # its traceback holds this frame
+            websocket.scope.pop("yaat.websocket", None)  # each holds the other
 
 
 def _require_asyncio() -> None:
