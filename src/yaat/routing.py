@@ -151,7 +151,7 @@ class WebSocketRoute(_WebSocketRoute):
         super().__init__(_checked_path(path), endpoint, name=name, **options)
         self.endpoint = handler
 
-    def handle(self, scope: Scope, receive: Receive, send: Send) -> CoroutineType[Any, Any, None]:
+    def handle(self, scope: Scope, receive: Receive, send: Send) -> "CoroutineType[Any, Any, None]":
         """Pass the connection on, at the cost of no coroutine."""
         return cast("CoroutineType[Any, Any, None]", self.app(scope, receive, send))
 
