@@ -619,6 +619,37 @@ async def test_what_a_mounted_application_raises(outer: Callable[[], Any]) -> No
     assert departure.value.code == 1011
 
 
+REASONS: list[tuple[Exception, int, int]] = [
+    (fastapi.HTTPException(401, detail={"hint": ["log in"]}), 401, 1008),
+    (fastapi.HTTPException(429, detail=["too", "many"]), 429, 1008),
+    (Refused("half of a pair: \ud83d", status=401), 401, 1008),
+    (fastapi.WebSocketException(4001, "half of a pair: \ud83d"), 403, 4001),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "code"), REASONS)
+async def test_whatever_the_reason_is_it_ends_in_the_same_way(
+    error: Exception, status: int, code: int
+) -> None:
+    """What FastAPI's users raise has a detail of any JSON; and a text may be cut from anywhere."""
+    app = Yaat()
+
+    @app.websocket_route("/{answer}")
+    async def refuse(websocket: WebSocket, answer: str) -> None:
+        if answer == "accept":
+            await websocket.accept()
+        raise error
+
+    client = app.test_client()
+    with pytest.raises(HandshakeRefused) as refusal:
+        await client.websocket("/deny").__aenter__()
+    assert refusal.value.status == status
+    async with client.websocket("/accept") as session:
+        with pytest.raises(starlette.websockets.WebSocketDisconnect) as departure:
+            await session.receive()
+    assert departure.value.code == code
+
+
 async def test_an_endpoint_is_a_route_of_fastapi() -> None:
     app = fastapi.FastAPI()
     app.router.routes.append(WebSocketRoute("/rooms/{room}", hello))

@@ -519,6 +519,24 @@ async def test_the_url_of_a_mounted_socket_is_the_whole_one() -> None:
     assert await told(app, "/ws/room?a=1") == "ws://testserver/ws/room?a=1 /ws"
 
 
+@pytest.mark.parametrize("mounted", [False, True])
+async def test_behind_a_proxy_that_takes_a_prefix_away(mounted: bool) -> None:  # noqa: FBT001
+    """ASGI: `path` has the `root_path` in it. It is never there twice."""
+
+    async def tell(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(websocket.url)
+
+    app, inner = Yaat(), Router([WebSocketRoute("/room", tell)])
+    if mounted:
+        app.mount("/ws", inner)
+    else:
+        app.add_websocket_route("/ws/room", tell)
+    scope = {"root_path": "/api", "path": "/api/ws/room"}
+    async with app.test_client().websocket("/", scope=scope) as session:
+        assert await session.receive_text() == "ws://testserver/api/ws/room"
+
+
 @pytest.fixture(params=[StaticFiles, starlette.staticfiles.StaticFiles])
 def files(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     (tmp_path / "index.html").write_text("a file")
