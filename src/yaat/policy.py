@@ -22,8 +22,8 @@ class Policy:
         origins: Which pages may connect, by the `Origin` header of the handshake, besides those of
             the host itself: origins (`"https://example.com"`), patterns in which `*` stands for
             letters, digits, dots and hyphens (`"https://*.example.com"`), compiled regular
-            expressions that match the whole origin, or `"*"` for every page. A client that sends
-            no `Origin` is no browser and may connect.
+            expressions that match the whole origin, or `"*"`, alone or in the list, for every
+            page. A client that sends no `Origin` is no browser and may connect.
         max_message_bytes: The longest message that is taken, in bytes of the whole message.
         read_ahead: How many bytes are held of messages that came in while the handler was not
             receiving; then reading stops, so that the peer feels it. One message is always held.
