@@ -335,3 +335,9 @@ async def test_a_long_origin_does_not_fill_the_log(caplog: pytest.LogCaptureFixt
 
 def test_what_is_exported() -> None:
     assert policy.DEFAULT is DEFAULT
+
+
+@pytest.mark.parametrize("origin", ["example.com", "*.example.com", "localhost:8000", ""])
+def test_an_origin_without_a_scheme_could_never_match(origin: str) -> None:
+    with pytest.raises(ArgumentError, match="an origin has a scheme"):
+        Policy(origins=[origin])

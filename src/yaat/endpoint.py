@@ -27,7 +27,7 @@ from yaat.handshake import checked_status
 from yaat.lifecycle import RESPONSE_BODY
 from yaat.observer import Observer
 from yaat.parameters import Parameters
-from yaat.payload import decode
+from yaat.payload import decode, encode
 from yaat.policy import DEFAULT, Policy
 from yaat.types import Receive, Scope, Send
 from yaat.websockets import WebSocket, WebSocketState
@@ -271,16 +271,25 @@ def _ending(error: Exception | None) -> _Ending:
     if error is None:
         return _Ending()
     if isinstance(error, Refused):
-        return _Ending(error.close_code, error.reason, error.status, error.headers)
+        return _Ending(error.close_code, _text(error.reason), error.status, error.headers)
     if isinstance(error, MessageError):
         return _Ending(error.close_code, status=400)
     if isinstance(error, WebSocketException):
-        return _Ending(error.code, error.reason)
+        return _Ending(error.code, _text(error.reason))
     if isinstance(error, HTTPException):
         status = error.status_code
         code = _CODES.get(status, 1008 if status < HTTPStatus.INTERNAL_SERVER_ERROR else 1011)
-        return _Ending(code, error.detail, status, error.headers or {})
+        return _Ending(code, _text(error.detail), status, error.headers or {})
     return _Ending(1011, "", 500, failure=error)
+
+
+def _text(reason: Any) -> str:
+    """Return `reason` as text that can travel; FastAPI's `detail` may be any JSON value."""
+    try:
+        text = reason if isinstance(reason, str) else encode(reason).decode()
+    except (TypeError, ValueError):
+        return ""
+    return text.encode(errors="replace").decode()
 
 
 async def conclude(websocket: WebSocket, error: Exception | None = None) -> None:

@@ -46,6 +46,9 @@ class Policy:
         else:
             # A tuple, so that nobody who shares the policy can change it.
             object.__setattr__(self, "origins", tuple(self.origins))
+        for origin in self.origins:
+            if isinstance(origin, str) and "://" not in origin and origin not in ("*", "null"):
+                raise ArgumentError(f"an origin has a scheme: 'https://{origin}', not {origin!r}")
         for name in ("max_message_bytes", "read_ahead", "close_timeout"):
             if not getattr(self, name) > 0:
                 raise ArgumentError(f"Policy.{name} must be above 0, not {getattr(self, name)!r}")
