@@ -151,7 +151,6 @@ NOT_ALLOWED = [
     ("https://example.com", "null"),
     ("null", "https://example.com"),
     ("https://example.com", ""),
-    ("", "https://example.com"),
     (re.compile(r"https://(www|api)\.example\.com"), "https://api.example.com.evil.example"),
     (re.compile(r"https://(www|api)\.example\.com"), "xhttps://api.example.com"),
     (re.compile("https://example.com"), "HTTPS://example.com"),

@@ -23,7 +23,7 @@ from yaat.exceptions import (
     WebSocketDisconnect,
     WebSocketException,
 )
-from yaat.handshake import checked_status
+from yaat.handshake import checked_headers, checked_status
 from yaat.lifecycle import RESPONSE_BODY
 from yaat.observer import Observer
 from yaat.parameters import Parameters
@@ -107,19 +107,19 @@ class Endpoint:
         websocket = WebSocket.attach(scope, receive, send)
         failure: Exception | None = None
         try:
-            async with websocket:
-                _tell_opened(websocket)
-                _check_origin(websocket.scope)
-                await self._run(websocket)
-        except asyncio.CancelledError as error:
-            if _is_cancelled():
-                await _say_goodbye(websocket)
-                raise
-            failure = RuntimeError("a CancelledError left the handler, which nobody has cancelled")
-            failure.__cause__ = error
-        except Exception as error:  # noqa: BLE001 - this is where every failure of a handler ends
-            failure = error
-        try:
+            try:
+                async with websocket:
+                    _tell_opened(websocket)
+                    _check_origin(websocket.scope)
+                    await self._run(websocket)
+            except asyncio.CancelledError as error:
+                if _is_cancelled():
+                    await _say_goodbye(websocket)
+                    raise
+                failure = RuntimeError("a CancelledError left the handler; nobody cancelled it")
+                failure.__cause__ = error
+            except Exception as error:  # noqa: BLE001 - where every failure of a handler ends
+                failure = error
             await conclude(websocket, failure)
             if websocket._unclosed is not None:
                 raise websocket._unclosed  # so that the server, which closed nothing, does it now
@@ -172,7 +172,12 @@ def _runner(handler: Any) -> Run:
         if not inspect.iscoroutinefunction(function):
             raise RouteError(f"the WebSocket handler {function.__name__}() has to be async")
         return _bound(handler)
-    return lambda websocket: handler(websocket.scope, websocket.receive, websocket.send)
+    return lambda websocket: handler(_lent(websocket), websocket.receive, websocket.send)
+
+
+def _lent(websocket: WebSocket) -> Scope:
+    """Return the scope for an application over `websocket`, which is its server."""
+    return {key: value for key, value in websocket.scope.items() if key != "yaat.websocket"}
 
 
 def _bound(function: Callable[..., Awaitable[None]]) -> Run:
@@ -215,6 +220,8 @@ async def _dispatch(events: Any, websocket: WebSocket) -> None:
             data = await _receive_as(events.encoding, websocket)
             await events.on_receive(websocket, data)
     except WebSocketDisconnect as departure:
+        if not _is_departure(departure, websocket):
+            raise
         close_code = departure.code
     finally:
         await events.on_disconnect(websocket, close_code)
@@ -308,11 +315,12 @@ async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
         _tell(websocket, "failed", ending.failure)
     try:
         await _end(websocket, ending)
-    except ArgumentError as error:
+    except (ArgumentError, TypeError) as error:
         logger.exception("a connection cannot end with the code or headers that were raised")
         _tell(websocket, "failed", error)
         await _end(websocket, _Ending(1011, status=500))
-    _tell_ended(websocket, ending.reason)
+    finally:
+        _tell_ended(websocket, ending.reason)
 
 
 def _tell_opened(websocket: WebSocket) -> None:
@@ -348,6 +356,7 @@ async def _refuse(websocket: WebSocket, ending: _Ending) -> None:
         await websocket.close()  # the server makes a 403 of it
         return
     text = ending.reason or HTTPStatus(checked_status(ending.status)).phrase
+    checked_headers(ending.headers, accept=False)
     headers = dict(ending.headers)
     await websocket.send_denial_response(PlainTextResponse(text, ending.status, headers))
 
