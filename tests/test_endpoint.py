@@ -1034,7 +1034,6 @@ class Passing:
         await self.app(scope, wrapped_receive, wrapped_send)
 
 
-@pytest.mark.xfail(strict=True, reason="the inner one receives from itself, and waits for ever")
 @pytest.mark.parametrize("wrap", [lambda endpoint: endpoint, Passing])
 async def test_an_endpoint_as_handler(
     wrap: Callable[[ASGIApp], ASGIApp], monkeypatch: pytest.MonkeyPatch
@@ -1045,7 +1044,6 @@ async def test_an_endpoint_as_handler(
     assert wire.words == [ACCEPT, ("send", "hello"), ("close", 1000, "")]
 
 
-@pytest.mark.xfail(strict=True, reason="it is taken for the departure of this connection's peer")
 async def test_an_event_loses_another_connection(told: list[Any], log: Log) -> None:
     async def on_receive(self: Notes, websocket: WebSocket, data: Any) -> None:
         raise WebSocketDisconnect(1001)
@@ -1056,7 +1054,6 @@ async def test_an_event_loses_another_connection(told: list[Any], log: Log) -> N
     assert len(log.records) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="what is no ArgumentError leaves the endpoint")
 @pytest.mark.parametrize("value", ["€", 5])
 async def test_a_header_that_cannot_be_encoded(value: Any, log: Log) -> None:
     wire = await Wire().serve(raising(lambda: Refused(headers={"x": value})))
@@ -1064,7 +1061,6 @@ async def test_a_header_that_cannot_be_encoded(value: Any, log: Log) -> None:
     assert len(log.records) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a cancellation while it closes: nobody is told of the end")
 @pytest.mark.parametrize("returns", [True, False])
 async def test_the_end_is_told_though_the_close_is_stuck(
     returns: bool,  # noqa: FBT001
@@ -1091,7 +1087,6 @@ async def test_the_end_is_told_though_the_close_is_stuck(
     assert [event[0] for event in wire.heard] == ["opened", "closed"]
 
 
-@pytest.mark.xfail(strict=True, reason="a cancelled connection and its scope hold each other")
 async def test_a_cancelled_connection_leaves_its_scope() -> None:
     wire = Wire()
     await _cancelled(wire, accept=True)
