@@ -1015,7 +1015,7 @@ async def test_freed_by_reference_counting(
         gc.enable()
 
 
-# What is not true yet
+# Applications in one another, ends that are cut short
 
 
 class Passing:
