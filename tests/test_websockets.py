@@ -1013,8 +1013,9 @@ async def test_such_a_loss_does_not_break_the_reading_ahead(serve: Serving) -> N
     asyncio.get_running_loop().call_later(0.001, server.feed, text("a"), left())
     with pytest.raises(WebSocketDisconnect):
         await websocket.send_text("a")
-    assert await websocket.receive_text() == "a"
-    assert await websocket.receive() == left()
+    async with asyncio.timeout(1):
+        assert await websocket.receive_text() == "a"
+        assert await websocket.receive() == left()
     gc.collect()
     assert serve.complaints == []
 
@@ -1579,11 +1580,23 @@ async def test_the_end_is_known_after_a_close_that_was_stuck_behind_a_send(
     sending = asyncio.create_task(websocket.send_text("a"))
     await server.held.wait()
     await websocket.close(3000)
-    assert websocket.close_code == 3000
     server.over = True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(1):
         with pytest.raises(WebSocketDisconnect):
             await websocket.receive_text()
+    sending.cancel()
+
+
+@UNBOUNDED
+async def test_the_code_is_known_after_a_close_that_was_stuck_behind_a_send(
+    serve: Serving,
+) -> None:
+    server, websocket = await serve.open(policy=HASTY)
+    server.hold = asyncio.Event()
+    sending = asyncio.create_task(websocket.send_text("a"))
+    await server.held.wait()
+    await websocket.close(3000, "enough")
+    assert (websocket.close_code, websocket.close_reason) == (3000, "enough")
     sending.cancel()
 
 
