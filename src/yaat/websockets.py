@@ -388,12 +388,13 @@ class WebSocket(HTTPConnection):
     async def _send_if_there(self, message: Message) -> None:
         """Send, but no longer than the peer is there: not every server lets go of it by itself."""
         self._listen()
-        self._sending = asyncio.timeout(None)
+        self._sending = sending = asyncio.timeout(None)
         try:
-            async with self._sending:
+            async with sending:
                 await self._send(message)
         except Exception as error:
-            if self._sending.expired() or await self._is_loss(error):
+            self._sending = None  # it has ended: a loss that is learnt now must leave it alone
+            if sending.expired() or await self._is_loss(error):
                 raise self._departure() from None
             raise
         finally:
