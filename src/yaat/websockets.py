@@ -597,11 +597,14 @@ class WebSocket(HTTPConnection):
             turns.taken = True
             try:
                 message = await self._receive()
-            finally:
-                turns.taken = False
-                self._trusted_until = monotonic() + PATIENCE
-                if turns.queue is not None:
-                    self._done_receiving()
+            except BaseException:
+                self._done_receiving()
+                raise
+            turns.taken = False
+            self._trusted_until = monotonic() + PATIENCE
+            if turns.queue is not None:
+                self._note_end(message)
+                self._done_receiving()
         data = message.get(kind)
         if data is None:
             raise self._instead(message, kind)
@@ -641,9 +644,12 @@ class WebSocket(HTTPConnection):
 
     async def _fetch(self) -> Message:
         message = await self._receive()
+        self._note_end(message)
+        return message
+
+    def _note_end(self, message: Message) -> None:
         if message["type"] == DISCONNECT:
             self._lose(message.get("code"), message.get("reason"))
-        return message
 
     def _instead(self, message: Message, kind: Kind) -> Exception:
         """Return what to raise for a message without the `kind` of data that was asked for."""
@@ -657,8 +663,7 @@ class WebSocket(HTTPConnection):
 
     def _handed_over(self, message: Message) -> None:
         """Move the state by a message that the application is given."""
-        if message["type"] == DISCONNECT:
-            self._lose(message.get("code"), message.get("reason"))
+        self._note_end(message)
         self._life = move(self._life, message["type"])
 
     def _check_size(self, data: str | bytes) -> None:
