@@ -621,13 +621,16 @@ class WebSocket(HTTPConnection):
         """Return the next message: one that was read ahead, or else the server's next."""
         await self._in.take()
         try:
-            if not can_receive(self._life):
-                raise self._departure()
-            ahead = self._ahead
-            following = self._fetch if ahead is None or ahead.is_empty else ahead.next
-            return await self._bounded(following())
+            return await self._next()
         finally:
             self._done_receiving()
+
+    async def _next(self) -> Message:
+        if not can_receive(self._life):
+            raise self._departure()
+        ahead = self._ahead
+        following = self._fetch if ahead is None or ahead.is_empty else ahead.next
+        return await self._bounded(following())
 
     async def _bounded(self, following: Awaitable[Message]) -> Message:
         """Wait without end, unless the end is known: then the server gets `close_timeout`."""
@@ -674,8 +677,14 @@ class WebSocket(HTTPConnection):
 
     async def _connected(self) -> None:
         """Take the server's `connect`, if nobody has."""
-        if self._life is State.CONNECTING:
-            self._handed_over(await self._pull())
+        if self._life is not State.CONNECTING:
+            return
+        await self._in.take()
+        try:
+            if self._life is State.CONNECTING:  # else another task took it meanwhile
+                self._handed_over(await self._next())
+        finally:
+            self._done_receiving()
 
     # The end of the connection
 
