@@ -121,8 +121,9 @@ class Endpoint:
             except Exception as error:  # noqa: BLE001 - where every failure of a handler ends
                 failure = error
             await conclude(websocket, failure)
-            if websocket._unclosed is not None:
-                raise websocket._unclosed  # so that the server, which closed nothing, does it now
+            failure, websocket._unclosed = websocket._unclosed, None
+            if failure is not None:
+                raise failure  # so that the server, which closed nothing, does it now
         finally:
             failure = None  # its traceback holds this frame
             websocket.scope.pop("yaat.websocket", None)  # each holds the other

@@ -487,30 +487,37 @@ class WebSocket(HTTPConnection):
             async with asyncio.timeout(self._policy.close_timeout):
                 await self._close(message)
         except TimeoutError:
-            self._life = move(self._life, CLOSE)
-            self._distrust()
+            self._begin_close(message)
             logger.warning("the peer did not let our close through; the server is left to end it")
 
     async def _close(self, message: Message) -> None:
         await self._out.take()
         try:
-            if self._lost is not None and self._life in (State.PENDING, OPEN):
-                self._life = move(self._life, DISCONNECT)
-            if self._life is State.PENDING:
-                self._denied = 403
-            silent = is_silent(self._life, CLOSE)
-            self._life = move(self._life, CLOSE)
-            self._distrust()
-            if not silent:
-                self._said = (message["code"], message["reason"])
-                self._end_soon()
-                await self._send(message)
+            if self._begin_close(message):
+                await self._send_close(message)
+        finally:
+            self._out.give()
+
+    def _begin_close(self, message: Message) -> bool:
+        """Move the state by our close; tell whether that is news for the server."""
+        if self._lost is not None or is_silent(self._life, CLOSE):
+            return False
+        was_pending = self._life is State.PENDING
+        self._life = move(self._life, CLOSE)
+        if was_pending:
+            self._denied = 403
+        self._said = (message["code"], message["reason"])
+        self._distrust()
+        self._end_soon()
+        return True
+
+    async def _send_close(self, message: Message) -> None:
+        try:
+            await self._send(message)
         except OSError:
             self._lose(1006, "")
         except Exception as error:  # noqa: BLE001 - whatever it is, closing does not fail
             self._unclosed = error
-        finally:
-            self._out.give()
 
     # Receiving
 
