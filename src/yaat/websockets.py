@@ -449,13 +449,21 @@ class WebSocket(HTTPConnection):
         self._advance(RESPONSE_BODY)
         assert self._denial is not None  # noqa: S101 - a body is legal only after a start
         start, body = self._denial
-        body += message.get("body", b"")
-        if len(body) > self._policy.max_message_bytes:
+        part = message.get("body", b"")
+        if len(body) + len(part) > self._policy.max_message_bytes:
             raise ArgumentError("a denial response is longer than Policy.max_message_bytes")
-        if not message.get("more_body"):
-            self._advance(RESPONSE_END)
-            await self._send({"type": RESPONSE_START, **start})
-            await self._send({"type": RESPONSE_BODY, "body": bytes(body)})
+        body += part
+        if message.get("more_body"):
+            return
+        self._advance(RESPONSE_END)
+        self._end_soon()
+        try:
+            async with asyncio.timeout(self._policy.close_timeout):
+                await self._send({"type": RESPONSE_START, **start})
+                await self._send({"type": RESPONSE_BODY, "body": bytes(body)})
+        except OSError:  # a TimeoutError is one: the peer does not take the response
+            self._lose(1006, "")
+            raise self._departure() from None
 
     # Closing
 
