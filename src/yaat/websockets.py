@@ -249,8 +249,8 @@ class WebSocket(HTTPConnection):
             self._accepted = True
             self._trust()
             await self._send(message)
-        except OSError:
-            self._lose(1006, "")
+        except OSError as error:
+            await self._is_loss(error)
             raise self._departure() from None
         finally:
             self._out.give()
