@@ -576,11 +576,10 @@ class WebSocket(HTTPConnection):
         """Receive a message of either kind. It raises as `receive_text` does."""
         self._expect_data()
         message = await self._pull()
-        self._handed_over(message)
-        if message["type"] == DISCONNECT:
-            raise self._departure()
         text = message.get("text")
-        data: str | bytes = message["bytes"] if text is None else text
+        data: str | bytes | None = message.get("bytes") if text is None else text
+        if data is None:
+            raise self._instead(message, "text")
         self._check_size(data)
         return data
 
