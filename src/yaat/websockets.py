@@ -718,15 +718,18 @@ class WebSocket(HTTPConnection):
         self._end_soon()
         if self._sending is not None:
             self._sending.reschedule(NEVER)
-        if self._end is not None and not self._end.done():
-            self._end.set_result(None)
+        if self._end is not None:
+            _set(self._end)
         if self._tasks is not None:
             self._tasks.cancel()
 
     def _end_soon(self) -> None:
         """Bound the wait for what may still come."""
         if self._end_by is None:
-            self._end_by = asyncio.get_running_loop().time() + self._policy.close_timeout
+            loop = asyncio.get_running_loop()
+            self._end_by = loop.time() + self._policy.close_timeout
+            if self._end is not None:
+                loop.call_at(self._end_by, _set, self._end)
 
     def _listen(self) -> None:
         """Read ahead, so that the end is noticed, unless somebody receives."""
@@ -771,9 +774,12 @@ class WebSocket(HTTPConnection):
     def _watching(self) -> Iterator[asyncio.Future[None]]:
         """Listen as long as this is entered; the future is done when the connection is lost."""
         if self._end is None:
-            self._end = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            self._end = loop.create_future()
             if self._lost is not None:
-                self._end.set_result(None)
+                _set(self._end)
+            elif self._end_by is not None:
+                loop.call_at(self._end_by, _set, self._end)
         ahead = self._watch()
         try:
             yield self._end
@@ -789,12 +795,7 @@ class WebSocket(HTTPConnection):
         await self._connected()
         if can_receive(self._life):
             with self._watching() as end:
-                await asyncio.wait((end,), timeout=self._time_left())
-
-    def _time_left(self) -> float | None:
-        if self._end_by is None:
-            return None
-        return max(0.0, self._end_by - asyncio.get_running_loop().time())
+                await asyncio.wait((end,))
 
     async def stream(self, source: AsyncIterable[Any]) -> None:
         """Send every item of `source` until it ends or the peer leaves; then close the source.
@@ -890,6 +891,11 @@ class WebSocket(HTTPConnection):
         finally:
             if reading is not None:
                 await cancelled({reading}, self._policy.close_timeout)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _checked(message: Message) -> Message:
