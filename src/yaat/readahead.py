@@ -17,36 +17,37 @@ class ReadAhead:
     connection lives: a message would be lost with it. Who wants a message while the call is under
     way waits for that same call. From `limit` bytes on the task stops, and the peer feels it.
 
+    What `receive` raises is told to the next who wants a message.
+
     Args:
-        receive: Reads the next message from the server. Nobody else may call it while this reads.
         limit: How many bytes to hold; the message that crosses the line is held as well.
     """
 
-    __slots__ = ("_limit", "_messages", "_receive", "_size", "_task", "_waiter", "watchers")
+    __slots__ = ("_limit", "_messages", "_size", "_task", "_waiter", "watchers")
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive = receive
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._messages: Final[deque[Message]] = deque()
         self._size = 0
+        # The task that reads, or that failed to and has not told anybody.
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.watchers = 0  # how many want to know of the end, whether or not somebody receives
 
     @property
-    def is_reading(self) -> bool:
-        """Whether a call of `receive` is under way."""
-        return self._task is not None and not self._task.done()
-
-    @property
     def is_empty(self) -> bool:
         """Whether the next message can only come by a call that is not under way yet."""
-        return not self._messages and not self.is_reading
+        return not self._messages and self._task is None
 
-    def start(self) -> None:
-        """Read on, if there is room."""
-        if not self.is_reading and self._size < self._limit:
-            self._task = asyncio.create_task(self._read(), name="yaat read-ahead")
+    def start(self, receive: Receive) -> None:
+        """Read on, if there is room. Nobody else may call `receive` while this reads.
+
+        Args:
+            receive: Reads the next message from the server. It is not kept, as it may well be a
+                method of him who keeps this.
+        """
+        if self._task is None and self._size < self._limit:
+            self._task = asyncio.create_task(self._read(receive), name="yaat read-ahead")
 
     async def settle(self, seconds: float) -> None:
         """Give what the server knows already the time to come in: the end, or so much else."""
@@ -55,9 +56,10 @@ class ReadAhead:
 
     def stop(self) -> asyncio.Task[None] | None:
         """Give up reading, at the end of the connection; return the task to wait for."""
-        if self._task is not None:
-            cancel(self._task)
-        return self._task
+        task, self._task = self._task, None
+        if task is not None:
+            cancel(task)
+        return task
 
     async def next(self) -> Message:
         """Return the oldest message held, or else the one that the call under way brings.
@@ -75,27 +77,30 @@ class ReadAhead:
 
     async def _news(self) -> None:
         """Wait until the task has brought a message; raise what it raised instead."""
-        assert self._task is not None  # noqa: S101 - who waits has seen that it reads
+        task = self._task
+        assert task is not None  # noqa: S101 - who waits has seen that it reads
         self._waiter = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait((self._waiter, self._task), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((self._waiter, task), return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._waiter = None
         if not self._messages:
-            self._task.result()
+            self._task = None
+            task.result()
 
-    async def _read(self) -> None:
+    async def _read(self, receive: Receive) -> None:
         while self._size < self._limit:
-            message = await self._receive()
+            message = await receive()
             self._messages.append(message)
             self._size += _size(message)
             waiter, self._waiter = self._waiter, None
-            if waiter is not None and not waiter.done():
+            if waiter is not None:
                 waiter.set_result(None)
                 if not self.watchers:
-                    return  # a handler that receives needs nobody to read ahead of it
+                    break  # a handler that receives needs nobody to read ahead of it
             if message["type"] != RECEIVE:
-                return  # the end; or something unheard of, which is for who receives to refuse
+                break  # the end; or something unheard of, which is for who receives to refuse
+        self._task = None
 
 
 def _size(message: Message) -> int:

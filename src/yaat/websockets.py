@@ -734,10 +734,10 @@ class WebSocket(HTTPConnection):
     def _listen(self) -> None:
         """Read ahead, so that the end is noticed, unless somebody receives."""
         if self._ahead is None:
-            self._ahead = ReadAhead(self._fetch, self._policy.read_ahead)
+            self._ahead = ReadAhead(self._policy.read_ahead)
         self._distrust()
         if self._lost is None and not self._in.taken:
-            self._ahead.start()
+            self._ahead.start(self._fetch)
 
     def _trust(self) -> None:
         """There has been word of the peer: trust for a while that it is there."""
@@ -884,11 +884,11 @@ class WebSocket(HTTPConnection):
                 that it caused.
         """
         self._owner = None
-        reading = None if self._ahead is None else self._ahead.stop()
         try:
             if self._tasks is not None:
                 await self._tasks.end(self._policy.close_timeout)
         finally:
+            reading = None if self._ahead is None else self._ahead.stop()
             if reading is not None:
                 await cancelled({reading}, self._policy.close_timeout)
 
