@@ -49,6 +49,10 @@ class ReadAhead:
         if self._task is None and self._size < self._limit:
             self._task = asyncio.create_task(self._read(receive), name="yaat read-ahead")
 
+    def unwatch(self, _: object = None) -> None:
+        """Note that one watcher less wants to know of the end."""
+        self.watchers -= 1
+
     async def settle(self, seconds: float) -> None:
         """Give what the server knows already the time to come in: the end, or so much else."""
         if self._task is not None:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
-from yaat.exceptions import WebSocketDisconnect
+from yaat.exceptions import UsageError, WebSocketDisconnect
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -16,29 +16,51 @@ class TaskScope:
     """The tasks of one connection.
 
     When one of them fails, the owner (the task that runs the handler) is cancelled and `failure`
-    says why. A `WebSocketDisconnect` is no failure: that is how a task ends when the peer leaves.
+    says why. That the peer has left is no failure: it is how a task ends then.
+
+    Args:
+        owner: Runs the handler.
+        outer: The scope around this one, if they are nested.
     """
 
-    __slots__ = ("_owner", "_tasks", "failure")
+    __slots__ = ("_is_lost", "_owner", "_tasks", "failure", "outer")
 
-    def __init__(self, owner: asyncio.Task[Any]) -> None:
+    def __init__(self, owner: asyncio.Task[Any], outer: "TaskScope | None" = None) -> None:
         self._owner: asyncio.Task[Any] | None = owner
-        self._tasks: Final[set[asyncio.Task[Any]]] = set()
+        # Most connections begin no task, and an empty set costs three times as much.
+        self._tasks: Final[dict[asyncio.Task[Any], None]] = {}
+        self._is_lost = False
+        self.outer = outer
         self.failure: Exception | None = None
 
     def start(
         self, function: Callable[[Unpack[Ts]], Coroutine[Any, Any, T]], *args: *Ts
     ) -> asyncio.Task[T]:
-        """Run `function(*args)` as a task."""
+        """Run `function(*args)` as a task.
+
+        Raises:
+            UsageError: The scope has ended.
+        """
+        if self._owner is None:
+            raise UsageError("the scope of this connection has ended: nothing begins in it")
         task = asyncio.create_task(function(*args))
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._done)
         return task
 
-    def cancel(self) -> None:
-        """Ask all tasks to end."""
+    def lose(self) -> None:
+        """Ask all tasks to end since the connection is lost; those of the scopes around it too.
+
+        Who learns of it in this moment, by a `WebSocketDisconnect`, is not cancelled besides: that
+        would hit what he awaits to clean up.
+        """
+        self._is_lost = True
+        informed = asyncio.current_task()
         for task in self._tasks:
-            cancel(task)
+            if task is not informed:
+                cancel(task)
+        if self.outer is not None:
+            self.outer.lose()
 
     async def end(self, timeout: float) -> None:  # noqa: ASYNC109 - it does not cancel us
         """Cancel all tasks and wait for them, at most `timeout` seconds.
@@ -48,21 +70,31 @@ class TaskScope:
         """
         owner, self._owner = self._owner, None
         await cancelled(set(self._tasks), timeout)
-        if self.failure is not None:
-            if owner is not None:
-                owner.uncancel()
-            raise self.failure from self.failure.__cause__  # and not from the cancellation
+        failure, self.failure = self.failure, None
+        if failure is not None and owner is not None:
+            owner.uncancel()
+            try:
+                raise failure from failure.__cause__  # and not from the cancellation
+            finally:
+                failure = None  # its traceback holds this frame
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         error = None if task.cancelled() else task.exception()
-        if not isinstance(error, Exception) or isinstance(error, WebSocketDisconnect):
+        if not isinstance(error, Exception) or (self._is_lost and _is_departure(error)):
             return
         if self._owner is None or self.failure is not None:
             logger.error("a task failed while its connection ended", exc_info=error)
             return
         self.failure = error
         self._owner.cancel()
+
+
+def _is_departure(error: Exception) -> bool:
+    """Tell whether it says only that the peer has left, be it of several tasks in a group."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(WebSocketDisconnect)[1] is None
+    return isinstance(error, WebSocketDisconnect)
 
 
 def cancel(task: asyncio.Task[Any]) -> None:

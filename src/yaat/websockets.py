@@ -115,7 +115,6 @@ class WebSocket(HTTPConnection):
     _end: asyncio.Future[None] | None = None
     _end_by: float | None = None
     _lost: tuple[int, str] | None = None
-    _owner: asyncio.Task[Any] | None = None
     _look_at = NEVER
     _said: tuple[int, str] | None = None
     _sending: asyncio.Timeout | None = None
@@ -721,7 +720,7 @@ class WebSocket(HTTPConnection):
         if self._end is not None:
             _set(self._end)
         if self._tasks is not None:
-            self._tasks.cancel()
+            self._tasks.lose()
 
     def _end_soon(self) -> None:
         """Bound the wait for what may still come."""
@@ -784,7 +783,7 @@ class WebSocket(HTTPConnection):
         try:
             yield self._end
         finally:
-            ahead.watchers -= 1
+            ahead.unwatch()
 
     async def wait_closed(self) -> None:
         """Wait until the connection has ended, by whichever side.
@@ -850,14 +849,13 @@ class WebSocket(HTTPConnection):
             UsageError: The connection is not a scope: outside a route, use `async with websocket`.
             WebSocketDisconnect: The peer has left already.
         """
-        if self._owner is None:
+        if self._tasks is None:
             raise UsageError("start_soon() needs a route, or `async with websocket:` around it")
         if self._lost is not None:
             raise self._departure()
-        if self._tasks is None:
-            self._tasks = TaskScope(self._owner)
-            self._watch()
-        return self._tasks.start(function, *args)
+        task = self._tasks.start(function, *args)
+        task.add_done_callback(self._watch().unwatch)
+        return task
 
     async def __aenter__(self) -> Self:
         """Make the connection a scope for the work begun with `start_soon`.
@@ -866,9 +864,12 @@ class WebSocket(HTTPConnection):
             UsageError: There is no asyncio event loop.
         """
         try:
-            self._owner = asyncio.current_task()
+            owner = asyncio.current_task()
         except RuntimeError:
-            raise UsageError("Yaat runs on asyncio; start the server without trio") from None
+            owner = None
+        if owner is None:
+            raise UsageError("Yaat runs on asyncio; start the server without trio")
+        self._tasks = TaskScope(owner, self._tasks)
         return self
 
     async def __aexit__(
@@ -883,14 +884,15 @@ class WebSocket(HTTPConnection):
             Exception: What ended the work begun with `start_soon`, instead of the cancellation
                 that it caused.
         """
-        self._owner = None
+        tasks, timeout = self._tasks, self._policy.close_timeout
+        assert tasks is not None  # noqa: S101 - __aenter__ has seen to it
         try:
-            if self._tasks is not None:
-                await self._tasks.end(self._policy.close_timeout)
+            await tasks.end(timeout)
         finally:
-            reading = None if self._ahead is None else self._ahead.stop()
-            if reading is not None:
-                await cancelled({reading}, self._policy.close_timeout)
+            self._tasks = tasks.outer
+            if tasks.outer is None and self._ahead is not None:
+                reading = self._ahead.stop()
+                await cancelled({reading} if reading else set(), timeout)
 
 
 def _set(future: asyncio.Future[None]) -> None:
