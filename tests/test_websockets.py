@@ -1292,6 +1292,18 @@ async def test_a_send_ends_when_the_loss_is_read(serve: Serving, http_version: s
     assert await websocket.receive_text() == "first"
 
 
+async def test_a_send_ends_when_the_loss_comes_just_after_a_message(serve: Serving) -> None:
+    server, websocket = await serve.open(text("a"), http_version="2")
+    assert await websocket.receive_text() == "a"
+    server.hold = asyncio.Event()
+    sending = asyncio.create_task(websocket.send_text("b"))
+    await server.held.wait()
+    server.feed(left())
+    async with asyncio.timeout(1):
+        with pytest.raises(WebSocketDisconnect):
+            await sending
+
+
 async def test_a_send_ends_when_a_receiver_reads_the_loss(serve: Serving) -> None:
     server, websocket = await serve.open(http_version="2")
     receiving = asyncio.create_task(websocket.receive_text())
