@@ -440,7 +440,7 @@ class WebSocket(HTTPConnection):
         if message["type"] == RESPONSE_START:
             self._require_denial()
             headers = checked_headers(message.get("headers"), accept=False)
-            status = checked_status(message["status"])
+            status = checked_status(message.get("status", 0))
             self._advance(RESPONSE_START)
             self._denied = status
             self._denial = {"status": status, "headers": headers}, bytearray()
