@@ -53,11 +53,6 @@ class ReadAhead:
         """Note that one watcher less wants to know of the end."""
         self.watchers -= 1
 
-    async def settle(self, seconds: float) -> None:
-        """Give what the server knows already the time to come in: the end, or so much else."""
-        if self._task is not None:
-            await asyncio.wait((self._task,), timeout=seconds)
-
     def stop(self) -> asyncio.Task[None] | None:
         """Give up reading, at the end of the connection; return the task to wait for."""
         task, self._task = self._task, None

@@ -405,13 +405,17 @@ class WebSocket(HTTPConnection):
             return
         if monotonic() <= max(self._look_at, self._trusted_until):
             return
-        was_heard = self._ahead is not None or self._in.taken
-        self._listen()
-        if was_heard or self._ahead is None or self._server_raises:
+        if self._ahead is not None or self._in.taken or self._server_raises:
+            self._listen()
             await asyncio.sleep(0)
         else:
-            await self._ahead.settle(LOOK)
+            await self._hear()
         self._trust()
+
+    async def _hear(self) -> None:
+        """Let in what the server knows of the peer: give its end a moment to come."""
+        with self._watching() as end:
+            await asyncio.wait((end,), timeout=LOOK)
 
     @property
     def _server_raises(self) -> bool:
@@ -424,8 +428,7 @@ class WebSocket(HTTPConnection):
         The code and reason come with the server's disconnect, if that is at hand.
         """
         if self._lost is None:
-            self._listen()
-            await (self._ahead.settle(LOOK) if self._ahead is not None else asyncio.sleep(0))
+            await self._hear()
         if isinstance(error, (OSError, WebSocketDisconnect)):
             self._lose(1006, "")
         return self._lost is not None
