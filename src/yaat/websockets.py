@@ -813,25 +813,24 @@ class WebSocket(HTTPConnection):
         Guarantees: It returns when the peer leaves, also while `source` is waiting. Messages that
             come in meanwhile are kept as in `wait_closed`.
         """
-        with self._watching() as end:
-            pump = asyncio.create_task(self._pump(source), name="yaat stream")
-            try:
+        items = aiter(source)
+        pump = asyncio.create_task(self._pump(items), name="yaat stream")
+        try:
+            with self._watching() as end:
                 await asyncio.wait((pump, end), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                await cancelled({pump}, self._policy.close_timeout)
+        finally:
+            await cancelled({pump}, self._policy.close_timeout)
+            # By us, not by the pump: a cancellation of that must not break the clean-up.
+            aclose = getattr(items, "aclose", None) or getattr(source, "aclose", None)
+            if aclose is not None and pump.done():
+                await aclose()
         error = None if pump.cancelled() or not pump.done() else pump.exception()
         if error is not None and not (self._lost and isinstance(error, WebSocketDisconnect)):
             raise error
 
-    async def _pump(self, source: AsyncIterable[Any]) -> None:
-        items = aiter(source)
-        try:
-            async for item in items:
-                await self._send_item(item)
-        finally:
-            aclose = getattr(items, "aclose", None) or getattr(source, "aclose", None)
-            if aclose is not None:
-                await aclose()
+    async def _pump(self, items: AsyncIterator[Any]) -> None:
+        async for item in items:
+            await self._send_item(item)
 
     def _send_item(self, item: Any) -> Coroutine[Any, Any, None]:
         if isinstance(item, str):
@@ -888,12 +887,12 @@ class WebSocket(HTTPConnection):
                 that it caused.
         """
         tasks, timeout = self._tasks, self._policy.close_timeout
-        assert tasks is not None  # noqa: S101 - __aenter__ has seen to it
         try:
-            await tasks.end(timeout)
+            if tasks is not None:
+                await tasks.end(timeout)
         finally:
-            self._tasks = tasks.outer
-            if tasks.outer is None and self._ahead is not None:
+            self._tasks = tasks and tasks.outer
+            if self._tasks is None and self._ahead is not None:
                 reading = self._ahead.stop()
                 await cancelled({reading} if reading else set(), timeout)
 
