@@ -34,16 +34,6 @@ from yaat.types import Message
 from yaat.websockets import PATIENCE, WebSocket, WebSocketState
 
 SHORT = 0.05
-SWALLOWED = pytest.mark.xfail(reason="close() swallows its StateError", strict=False)
-FINISHED = pytest.mark.xfail(reason="a loss reschedules a finished timeout", strict=False)
-UNHEARD = pytest.mark.xfail(reason="who receives is not waited for", strict=False)
-UNBOUNDED = pytest.mark.xfail(reason="a close behind a stuck send bounds nothing", strict=False)
-RACED = pytest.mark.xfail(reason="two that wait for the connect take two messages", strict=False)
-DISTURBED = pytest.mark.xfail(reason="who cleans up after a loss is cancelled", strict=False)
-DENIED = pytest.mark.xfail(reason="a denial does not know a loss", strict=False)
-UNTYPED = pytest.mark.xfail(reason="an untyped error", strict=False)
-NOISY = pytest.mark.xfail(reason="what reading ahead raised is not retrieved", strict=False)
-RESTARTED = pytest.mark.xfail(reason="reading starts again after the scope", strict=False)
 HASTY = Policy(close_timeout=SHORT)
 AHEAD = pytest.mark.parametrize("ahead", [False, True], ids=["short way", "read ahead"])
 CONNECT = {"type": "websocket.connect"}
@@ -508,13 +498,7 @@ OUTCOMES: dict[str, tuple[Outcome, ...]] = {
 @pytest.mark.parametrize(
     ("state", "message", "outcome"),
     [
-        pytest.param(
-            state,
-            message,
-            outcome,
-            id=f"{state}-{message['type']}",
-            marks=[SWALLOWED] if (state, message) == ("denying", RAW[2]) else [],
-        )
+        pytest.param(state, message, outcome, id=f"{state}-{message['type']}")
         for state, outcomes in OUTCOMES.items()
         for message, outcome in zip(RAW, outcomes, strict=True)
     ],
@@ -665,9 +649,7 @@ async def test_the_other_kind(serve: Serving, message: Message, name: str) -> No
 
 
 @pytest.mark.parametrize("message", [{}, {"text": None}, {"text": None, "bytes": None}])
-@pytest.mark.parametrize(
-    "name", ["receive_text", "receive_bytes", pytest.param("receive_data", marks=UNTYPED)]
-)
+@pytest.mark.parametrize("name", ["receive_text", "receive_bytes", "receive_data"])
 async def test_neither_kind(serve: Serving, message: Message, name: str) -> None:
     _, websocket = await serve.open({"type": "websocket.receive", **message})
     with pytest.raises(UsageError, match="neither text nor bytes"):
@@ -914,7 +896,7 @@ async def test_sending_after_the_peer_has_left(serve: Serving, state: str) -> No
 
 @pytest.mark.parametrize(
     "ahead",
-    [pytest.param(False, id="short way"), pytest.param(True, marks=FINISHED, id="read ahead")],
+    [pytest.param(False, id="short way"), pytest.param(True, id="read ahead")],
 )
 async def test_a_server_that_tells_of_the_loss(
     serve: Serving,
@@ -963,7 +945,6 @@ async def test_what_else_the_server_raises_is_passed_on(
     assert server.data == ["b"]
 
 
-@UNHEARD
 async def test_a_server_that_raises_while_somebody_receives(serve: Serving) -> None:
     server, websocket = await serve.open()
     receiving = asyncio.create_task(websocket.receive_text())
@@ -1005,7 +986,6 @@ async def test_a_loss_that_comes_a_moment_after_the_send_has_failed(
     assert error.value.code == 4321
 
 
-@FINISHED
 async def test_such_a_loss_does_not_break_the_reading_ahead(serve: Serving) -> None:
     server, websocket = await serve.open()
     await readahead(server, websocket)
@@ -1067,7 +1047,6 @@ async def test_a_handler_that_answers_is_not_read_ahead_of(serve: Serving) -> No
     assert server.data == [str(n) for n in range(50)]
 
 
-@NOISY
 async def test_a_server_whose_receive_fails_is_not_complained_of_by_the_loop(
     serve: Serving,
 ) -> None:
@@ -1377,14 +1356,12 @@ async def test_a_denial_that_cannot_be(serve: Serving, change: dict[str, Any]) -
     await server.websocket.accept()
 
 
-@UNTYPED
 async def test_a_denial_without_a_status(serve: Serving) -> None:
     server = serve(**DENIAL)
     with pytest.raises(ArgumentError):
         await server.websocket.send({"type": START["type"], "headers": []})
 
 
-@DENIED
 async def test_a_denial_when_the_server_tells_of_the_loss(serve: Serving) -> None:
     server = serve(**DENIAL)
     server.send_error = ConnectionResetError("gone")
@@ -1545,7 +1522,6 @@ async def test_a_close_before_accept_refuses(serve: Serving) -> None:
     assert server.websocket.denial_status == 403
 
 
-@SWALLOWED
 async def test_a_close_while_a_denial_is_under_way(serve: Serving) -> None:
     server = serve(**DENIAL)
     await start_denial(server)
@@ -1583,7 +1559,6 @@ async def test_a_close_is_bounded(
     server.over = True
 
 
-@UNBOUNDED
 async def test_the_end_is_known_after_a_close_that_was_stuck_behind_a_send(
     serve: Serving,
 ) -> None:
@@ -1599,7 +1574,6 @@ async def test_the_end_is_known_after_a_close_that_was_stuck_behind_a_send(
     sending.cancel()
 
 
-@UNBOUNDED
 async def test_the_code_is_known_after_a_close_that_was_stuck_behind_a_send(
     serve: Serving,
 ) -> None:
@@ -1735,7 +1709,6 @@ async def test_a_cancelled_wait_closed_loses_nothing(serve: Serving) -> None:
     await websocket.wait_closed()
 
 
-@RACED
 async def test_accept_beside_wait_closed(serve: Serving) -> None:
     server = serve(connect=False)
     waiting = asyncio.create_task(server.websocket.wait_closed())
@@ -1819,7 +1792,6 @@ async def test_a_stream_ends_when_the_peer_leaves_while_the_source_waits(serve: 
     assert await websocket.receive_text() == "kept"
 
 
-@DISTURBED
 async def test_a_stream_ends_when_the_peer_leaves_while_a_send_is_stuck(serve: Serving) -> None:
     server, websocket = await serve.open()
     server.hold = asyncio.Event()
@@ -1832,7 +1804,6 @@ async def test_a_stream_ends_when_the_peer_leaves_while_a_send_is_stuck(serve: S
     assert source.closed == 1
 
 
-@FINISHED
 async def test_a_stream_ends_when_a_send_finds_the_peer_gone(serve: Serving) -> None:
     server, websocket = await serve.open()
     server.send_error = ConnectionResetError("gone")
@@ -2032,7 +2003,7 @@ async def test_work_is_cancelled_once(serve: Serving) -> None:
     assert work.ended
 
 
-@pytest.mark.parametrize("stuck", [pytest.param(False, marks=DISTURBED), True])
+@pytest.mark.parametrize("stuck", [False, True])
 async def test_work_whose_send_finds_the_loss_may_clean_up(serve: Serving, stuck: object) -> None:
     server, websocket = await serve.open()
     ended = False
@@ -2197,7 +2168,6 @@ async def test_the_scope_ends_the_reading_ahead(serve: Serving) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@RESTARTED
 async def test_the_scope_ends_the_reading_of_its_work(serve: Serving) -> None:
     server, websocket = await serve.open()
     async with websocket:
