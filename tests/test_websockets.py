@@ -2179,6 +2179,29 @@ async def test_the_scope_ends_the_reading_of_its_work(serve: Serving) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_scopes_may_be_nested(serve: Serving) -> None:
+    server, websocket = await serve.open()
+    inner, outer = Work(), Work()
+    async with websocket:
+        websocket.start_soon(outer.wait)
+        await outer.began.wait()
+        async with websocket:
+            websocket.start_soon(inner.wait)
+            await inner.began.wait()
+        assert (inner.ended, outer.ended) == (True, False)
+        server.over = False
+        server.feed(left())
+        with pytest.raises(WebSocketDisconnect):
+            await websocket.receive_text()
+    assert outer.ended
+
+
+async def test_a_scope_that_was_never_entered_has_nothing_to_end(serve: Serving) -> None:
+    _, websocket = await serve.open()
+    await websocket.__aexit__(None, None, None)
+    await websocket.send_text("a")
+
+
 async def test_the_scope_does_not_close_the_connection(serve: Serving) -> None:
     server, websocket = await serve.open()
     async with websocket:
