@@ -487,7 +487,7 @@ class Connection(RuleBasedStateMachine):
 
 
 def test_a_connection_keeps_its_promises() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Connection,
         settings=settings(
             max_examples=300,
