@@ -64,7 +64,7 @@ class ScriptedServer:
         self.answers_close = True
         self.gate = asyncio.Event()
         self.gate.set()
-        self.failure: BaseException | None = None
+        self.failure: type[BaseException] | None = None
         self.suspends = False
         self.given: list[Message] = []
         self.pending = self.most_pending = self.cancelled = 0

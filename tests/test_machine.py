@@ -216,7 +216,7 @@ class Connection(RuleBasedStateMachine):
     @precondition(lambda self: self.server.accepted and not self.server.has_left)
     @rule()
     def the_way_to_the_peer_breaks(self) -> None:
-        self.server.failure = PeerGoneError("nothing more can be sent")
+        self.server.failure = PeerGoneError
         self.server.gate.set()
 
     @precondition(lambda self: self.server.gate.is_set() and not self.server.has_left)

@@ -80,7 +80,7 @@ class TaskScope:
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         del self._tasks[task]
-        error = None if task.cancelled() else task.exception()
+        error = failure_of(task)
         if not isinstance(error, Exception) or (self._is_lost and _is_departure(error)):
             return
         if self._owner is None or self.failure is not None:
@@ -103,6 +103,18 @@ def cancel(task: asyncio.Task[Any]) -> None:
         task.cancel()
 
 
+def failure_of(task: asyncio.Task[Any]) -> BaseException | None:
+    """Return what a task that has ended failed of.
+
+    A cancelled one is asked as well: until then it holds the frames in which it was cancelled, and
+    one of them, if only that of a timeout, holds the task.
+    """
+    try:
+        return task.exception()
+    except asyncio.CancelledError:
+        return None
+
+
 async def cancelled(tasks: set[asyncio.Task[Any]], timeout: float) -> None:  # noqa: ASYNC109
     """Cancel `tasks` and wait until they have ended; say so of those that have not in time."""
     for task in tasks:
@@ -111,7 +123,6 @@ async def cancelled(tasks: set[asyncio.Task[Any]], timeout: float) -> None:  # n
         return
     ended, stubborn = await asyncio.wait(tasks, timeout=timeout)
     for task in ended:
-        if not task.cancelled():
-            task.exception()  # seen: whoever needs it asks the task again
+        failure_of(task)  # seen: whoever needs it asks the task again
     for task in stubborn:
         logger.error("%r did not end within %s s of being cancelled", task, timeout)

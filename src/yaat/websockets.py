@@ -52,7 +52,7 @@ from yaat.lifecycle import (
 from yaat.payload import Mode, check_encodable, decode, encode, kind_of
 from yaat.readahead import ReadAhead
 from yaat.requests import HTTPConnection
-from yaat.tasks import TaskScope, cancelled
+from yaat.tasks import TaskScope, cancelled, failure_of
 from yaat.turns import Turns
 from yaat.types import Message, Receive, Scope, Send
 
@@ -824,9 +824,12 @@ class WebSocket(HTTPConnection):
             aclose = getattr(items, "aclose", None) or getattr(source, "aclose", None)
             if aclose is not None and pump.done():
                 await aclose()
-        error = None if pump.cancelled() or not pump.done() else pump.exception()
-        if error is not None and not (self._lost and isinstance(error, WebSocketDisconnect)):
-            raise error
+        error = failure_of(pump) if pump.done() else None
+        try:
+            if error is not None and not (self._lost and isinstance(error, WebSocketDisconnect)):
+                raise error
+        finally:
+            del pump, error  # the traceback holds this frame
 
     async def _pump(self, items: AsyncIterator[Any]) -> None:
         async for item in items:
