@@ -606,6 +606,7 @@ async def test_what_several_tasks_send_leaves_in_the_order_of_the_calls(peer: Pe
     async with peer.connect("/tasks", receive_buffer=4096) as client:
         await peer.recorded("sending")
         messages = [await client.receive() for _ in range(60)]
+        await client.send_text("that was all")
         assert (await closed(client))[0] == 1000
     heads = [(m if isinstance(m, str) else m.decode()).split() for m in messages]
     calls = [(int(call), int(task), int(number)) for call, task, number in heads]

@@ -555,6 +555,7 @@ async def tasks(websocket: WebSocket) -> None:
 
     report("sending")
     await asyncio.gather(*map(send, range(3)))
+    await websocket.receive_text()  # not every server lets the client finish after a close
 
 
 @app.websocket_route("/late-reader")
