@@ -52,7 +52,8 @@ class Peer:
         """What was reported of this test's connections so far."""
         if not self._records.exists():
             return []
-        lines = self._records.read_text().splitlines()
+        whole, _, _being_written = self._records.read_text().rpartition("\n")
+        lines = whole.splitlines()
         records: list[Record] = [json.loads(line) for line in lines if self.key in line]
         return [record for record in records if record["event"] == event]
 
