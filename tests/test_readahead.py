@@ -191,7 +191,7 @@ def test_it_holds_the_message_that_crosses_the_limit_and_none_after(
     limit: int, messages: list[dict[str, Any]]
 ) -> None:
     def cost(message: Message) -> int:
-        return sys.getsizeof(message) + sys.getsizeof(message.get("text") or message["bytes"])
+        return sys.getsizeof(message) + sys.getsizeof(message.get("bytes") or message.get("text"))
 
     async def play() -> None:
         server = Server(*messages)
