@@ -2,6 +2,7 @@
 
 import json
 from enum import IntEnum
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -118,3 +119,15 @@ def test_a_reason_that_cannot_be_encoded(reason: str) -> None:
     with pytest.raises(ArgumentError, match="encodable as UTF-8") as caught:
         checked_reason(reason)
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("code", ["1000", 1000.0, None, b"1"])
+def test_a_code_is_an_int(code: Any) -> None:
+    with pytest.raises(TypeError, match="a close code is an int"):
+        travelling_code(code)
+
+
+@pytest.mark.parametrize("reason", [b"bye", 5, ["bye"]])
+def test_a_reason_is_a_str(reason: Any) -> None:
+    with pytest.raises(TypeError, match="a close reason is a str"):
+        checked_reason(reason)

@@ -50,7 +50,10 @@ def travelling_code(code: int) -> int:
 
     Raises:
         ArgumentError: `code` is none that an endpoint may use. It is a `ValueError` too.
+        TypeError: It is no int.
     """
+    if not isinstance(code, int):
+        raise TypeError(f"a close code is an int, not {type(code).__name__}")
     if may_travel(code):
         return int(code)
     try:
@@ -67,7 +70,10 @@ def checked_reason(reason: str | None) -> str:
 
     Raises:
         ArgumentError: more than 123 bytes of UTF-8, or not encodable. It is a `ValueError` too.
+        TypeError: It is no str.
     """
+    if not isinstance(reason, str | None):
+        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
     try:
         size = len((reason or "").encode())
     except UnicodeEncodeError:

@@ -337,7 +337,8 @@ def _tell_ended(websocket: WebSocket, reason: str) -> None:
     if websocket.denial_status is not None:
         _tell(websocket, "refused", websocket.denial_status, reason)
     else:
-        _tell(websocket, "closed", websocket.close_code, websocket.close_reason)
+        # None: it is cancelled before our close could be handed over.
+        _tell(websocket, "closed", websocket.close_code or 1006, websocket.close_reason)
 
 
 async def _end(websocket: WebSocket, ending: _Ending) -> None:

@@ -435,7 +435,8 @@ class WebSocket(HTTPConnection):
 
     def _advance(self, message_type: str) -> None:
         """Move the state by a message that is about to be sent."""
-        if self._lost is not None:
+        ended_by_us = self._life in (State.CLOSING, State.CLOSED)
+        if self._lost is not None and not ended_by_us:
             raise self._departure()
         self._life = move(self._life, message_type)
 
