@@ -6,7 +6,7 @@ RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check format docs bench screenshot clean
+.PHONY: demo test check coverage format docs bench screenshot clean
 .DEFAULT_GOAL := test
 
 .tools/bin/uv:
@@ -33,6 +33,13 @@ check: .venv/ready
 	$(RUN) mypy
 	$(RUN) pyright
 	$(RUN) lint-imports
+
+# Every module is covered, lines and branches, by the test file that bears its name.
+coverage: .venv/ready
+	@for module in $(filter-out __init__.py,$(notdir $(wildcard src/yaat/*.py))); do \
+	  $(RUN) coverage run -m pytest -q -p no:cacheprovider tests/test_$$module && \
+	  $(RUN) coverage report --include=src/yaat/$$module --fail-under=100 || exit 1; \
+	done
 
 docs: .venv/ready
 	$(RUN) mkdocs build --strict
