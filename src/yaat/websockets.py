@@ -115,7 +115,6 @@ class WebSocket(HTTPConnection):
     _end: asyncio.Future[None] | None = None
     _end_by: float | None = None
     _lost: tuple[int, str] | None = None
-    _look_at = NEVER
     _said: tuple[int, str] | None = None
     _sending: asyncio.Timeout | None = None
     _tasks: TaskScope | None = None
@@ -136,6 +135,7 @@ class WebSocket(HTTPConnection):
         # Until when a send takes the short way. After that it looks whether the peer is there, and
         # while it is read ahead, once in a while; NEVER is for all that is not open and simple.
         self._trusted_until = NEVER
+        self._look_at = monotonic() + PATIENCE
         self._set_policy()
 
     @classmethod
@@ -246,7 +246,7 @@ class WebSocket(HTTPConnection):
         try:
             self._advance(ACCEPT)
             self._accepted = True
-            self._trust()
+            self._open_short_way()
             await self._send(message)
         except OSError as error:
             await self._is_loss(error)
@@ -744,7 +744,11 @@ class WebSocket(HTTPConnection):
 
     def _trust(self) -> None:
         """There has been word of the peer: trust for a while that it is there."""
-        self._look_at = monotonic() + PATIENCE
+        if self._life is OPEN:  # a connect is as old as the connection, whenever it is taken
+            self._look_at = monotonic() + PATIENCE
+        self._open_short_way()
+
+    def _open_short_way(self) -> None:
         is_simple = self._life is OPEN and self._lost is None and self._ahead is None
         # Over HTTP/2 a send may wait for room that never comes when the peer has left.
         is_simple = is_simple and self.scope.get("http_version") != "2"
