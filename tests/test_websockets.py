@@ -1172,6 +1172,24 @@ async def test_a_cancelled_receiver_in_the_queue(serve: Serving) -> None:
     assert (await first, await third) == ("a", "b")
 
 
+async def test_a_receive_that_is_given_up_is_not_cancelled_where_that_loses_a_message(
+    serve: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "granian", sys)
+    server, websocket = await serve.open()
+    for text_ahead in ("a", "b"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await websocket.receive_text()
+        assert server.reading
+        server.feed(text(text_ahead))
+        assert await websocket.receive_text() == text_ahead
+        await websocket.send_text("and so on")
+    server.feed(left())
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.receive_text()
+
+
 async def test_a_receive_cancelled_in_the_moment_its_message_comes(serve: Serving) -> None:
     server, websocket = await serve.open()
     await readahead(server, websocket)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import (
     AsyncIterable,
     AsyncIterator,
@@ -645,6 +646,8 @@ class WebSocket(HTTPConnection):
     async def _next(self) -> Message:
         if not can_receive(self._life):
             raise self._departure()
+        if self._life is OPEN and _cancelling_loses():
+            self._require_ahead().start(self._fetch)
         ahead = self._ahead
         following = self._fetch if ahead is None or ahead.is_empty else ahead.next
         return await self._bounded(following())
@@ -734,13 +737,18 @@ class WebSocket(HTTPConnection):
             if self._end is not None:
                 loop.call_at(self._end_by, _set, self._end)
 
-    def _listen(self) -> None:
+    def _listen(self) -> ReadAhead:
         """Read ahead, so that the end is noticed, unless somebody receives."""
-        if self._ahead is None:
-            self._ahead = ReadAhead(self._policy.read_ahead)
+        ahead = self._require_ahead()
         self._distrust()
         if self._lost is None and not self._in.taken:
-            self._ahead.start(self._fetch)
+            ahead.start(self._fetch)
+        return ahead
+
+    def _require_ahead(self) -> ReadAhead:
+        if self._ahead is None:
+            self._ahead = ReadAhead(self._policy.read_ahead)
+        return self._ahead
 
     def _trust(self) -> None:
         """There has been word of the peer: trust for a while that it is there."""
@@ -752,6 +760,7 @@ class WebSocket(HTTPConnection):
         is_simple = self._life is OPEN and self._lost is None and self._ahead is None
         # Over HTTP/2 a send may wait for room that never comes when the peer has left.
         is_simple = is_simple and self.scope.get("http_version") != "2"
+        is_simple = is_simple and not _cancelling_loses()
         self._trusted_until = self._look_at if is_simple else NEVER
 
     def _distrust(self) -> None:
@@ -772,10 +781,9 @@ class WebSocket(HTTPConnection):
 
     def _watch(self) -> ReadAhead:
         """Listen whether or not somebody receives, from now on."""
-        self._listen()
-        assert self._ahead is not None  # noqa: S101 - _listen has seen to it
-        self._ahead.watchers += 1
-        return self._ahead
+        ahead = self._listen()
+        ahead.watchers += 1
+        return ahead
 
     @contextmanager
     def _watching(self) -> Iterator[asyncio.Future[None]]:
@@ -903,6 +911,15 @@ class WebSocket(HTTPConnection):
             if self._tasks is None and self._ahead is not None:
                 reading = self._ahead.stop()
                 await cancelled({reading} if reading else set(), timeout)
+
+
+def _cancelling_loses() -> bool:
+    """Tell whether a message may be lost with a call of the server's `receive` that is cancelled.
+
+    Granian's is: what it has taken from the socket by then it drops (measured: 30 of 400 messages
+    where they came as often as a timeout cancelled). There a task of its own makes every call.
+    """
+    return "granian" in sys.modules
 
 
 def _set(future: asyncio.Future[None]) -> None:
