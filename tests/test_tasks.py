@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-import logging
+import gc
+import weakref
 
 import pytest
 
@@ -363,13 +364,50 @@ async def test_what_a_task_failed_of() -> None:
     assert [type(failure_of(task)) for task in tasks] == [LookupError, type(None), type(None)]
 
 
-async def test_a_failure_of_a_task_that_was_cancelled_is_seen(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Else asyncio would say of it that it was never retrieved."""
-    task = asyncio.create_task(fails())
+async def test_who_fails_when_he_is_cancelled_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    """Else asyncio would say that it was never retrieved."""
+
+    async def fails_at_the_end() -> None:
+        try:
+            await for_ever()
+        finally:
+            await fails()
+
+    task = asyncio.create_task(fails_at_the_end())
     await idle()
-    with caplog.at_level(logging.DEBUG):
+    await cancelled({task}, SOON)
+    del task
+    assert caplog.records == []
+
+
+async def test_what_was_cancelled_holds_nothing_any_more() -> None:
+    class Held:
+        pass
+
+    async def holds(held: Held) -> None:
+        async with asyncio.timeout(SOON) as bound:
+            assert held
+            await for_ever()
+        assert not bound.expired()
+
+    held = Held()
+    reference = weakref.ref(held)
+    task = asyncio.create_task(holds(held))
+    del held
+    await idle()
+    gc.disable()
+    try:
         await cancelled({task}, SOON)
         del task
-    assert caplog.records == []
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+async def test_a_scope_does_not_keep_tasks_that_have_ended() -> None:
+    scope = scope_of_this_task()
+    reference = weakref.ref(scope.start(idle))
+    await idle()
+    await idle()
+    assert reference() is None
+    await scope.end(SOON)

@@ -161,3 +161,17 @@ async def test_minded_without_anybody_waiting() -> None:
     turns.give()
     assert turns.queue is None
     assert not turns.taken
+
+
+async def test_who_took_the_turn_by_himself_gives_it_to_who_waits() -> None:
+    """As the short way of a message does; nobody gets in between."""
+    turns = Turns()
+    turns.taken = True
+    waiting = asyncio.create_task(turns.take())
+    await asyncio.sleep(0)
+    turns.taken = False
+    turns.give()
+    assert turns.taken
+    await waiting
+    turns.give()
+    assert not turns.taken

@@ -123,6 +123,6 @@ async def cancelled(tasks: set[asyncio.Task[Any]], timeout: float) -> None:  # n
         return
     ended, stubborn = await asyncio.wait(tasks, timeout=timeout)
     for task in ended:
-        failure_of(task)  # seen: whoever needs it asks the task again
+        failure_of(task)  # seen, and its frames are let go; who needs it may ask again
     for task in stubborn:
         logger.error("%r did not end within %s s of being cancelled", task, timeout)
