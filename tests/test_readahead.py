@@ -171,6 +171,27 @@ async def test_one_message_is_always_held() -> None:
     assert (await ahead.next())["text"] == "b"
 
 
+async def test_a_loop_may_run_tasks_eagerly() -> None:
+    """Then the task may have ended before anybody has a hand on it (Python 3.12)."""
+
+    class Ended(asyncio.Future[None]):
+        def set_name(self, _: str) -> None:
+            self.set_result(None)
+
+    def eager(loop: asyncio.AbstractEventLoop, coroutine: Any) -> Any:
+        with pytest.raises(StopIteration):
+            coroutine.send(None)
+        return Ended(loop=loop)
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(eager)
+    ahead = ReadAhead(1000)
+    ahead.start(Server(END).receive)
+    loop.set_task_factory(None)
+    assert await ahead.next() is END
+    assert ahead.is_empty
+
+
 @given(
     limit=st.integers(1, 3000),
     messages=st.lists(

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Final
 
 from yaat.lifecycle import RECEIVE
-from yaat.tasks import cancel
+from yaat.tasks import cancel, failure_of
 from yaat.types import Message, Receive
 
 
@@ -29,7 +29,6 @@ class ReadAhead:
         self._limit = limit
         self._messages: Final[deque[Message]] = deque()
         self._size = 0
-        # The task that reads, or that failed to and has not told anybody.
         self._task: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.watchers = 0  # how many want to know of the end, whether or not somebody receives
@@ -37,7 +36,13 @@ class ReadAhead:
     @property
     def is_empty(self) -> bool:
         """Whether the next message can only come by a call that is not under way yet."""
-        return not self._messages and self._task is None
+        return not self._messages and not self._is_reading
+
+    @property
+    def _is_reading(self) -> bool:
+        """Whether the task reads, or has failed to and has not told anybody."""
+        task = self._task
+        return task is not None and (not task.done() or failure_of(task) is not None)
 
     def start(self, receive: Receive) -> None:
         """Read on, if there is room. Nobody else may call `receive` while this reads.
@@ -46,7 +51,7 @@ class ReadAhead:
             receive: Reads the next message from the server. It is not kept, as it may well be a
                 method of him who keeps this.
         """
-        if self._task is None and self._size < self._limit:
+        if not self._is_reading and self._size < self._limit:
             self._task = asyncio.create_task(self._read(receive), name="yaat read-ahead")
 
     def unwatch(self, _: object = None) -> None:
@@ -96,10 +101,9 @@ class ReadAhead:
             if waiter is not None:
                 waiter.set_result(None)
                 if not self.watchers:
-                    break  # a handler that receives needs nobody to read ahead of it
+                    return  # a handler that receives needs nobody to read ahead of it
             if message["type"] != RECEIVE:
-                break  # the end; or something unheard of, which is for who receives to refuse
-        self._task = None
+                return  # the end; or something unheard of, which is for who receives to refuse
 
 
 def _size(message: Message) -> int:
