@@ -6,6 +6,7 @@ from types import ModuleType
 
 from benchmarks import check, echo, memory, overhead, page, startup
 from benchmarks.peers import PEERS, Peer, chosen
+from benchmarks.servers import part as server
 from benchmarks.settings import Settings
 
 PARTS: dict[str, ModuleType] = {
@@ -14,6 +15,7 @@ PARTS: dict[str, ModuleType] = {
     "overhead": overhead,
     "memory": memory,
     "echo": echo,
+    "server": server,
 }
 
 
@@ -31,7 +33,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, help="how often everybody has a turn")
-    parser.add_argument("--seconds", type=float, default=0.15, help="length of a turn of echo")
+    parser.add_argument("--seconds", type=float, default=0.15, help="length of a turn")
     parser.add_argument("--only", default="", help="peers by name, with commas; bare always")
     parser.add_argument("--app", type=peer, action="append", default=[], metavar="NAME=MODULE:APP")
     parser.add_argument("--shape", type=shape, action="append", metavar="CONNECTIONSxIN_FLIGHT")
@@ -50,6 +52,8 @@ def settings(given: argparse.Namespace) -> Settings:
     names = [name for name in given.only.split(",") if name]
     return Settings(
         peers=tuple(chosen(names, [*PEERS, *given.app])),
+        names=tuple(names),
+        apps=tuple(given.app),
         rounds=given.rounds,
         seconds=given.seconds,
         shapes=tuple(given.shape or [(64, 1)]),

@@ -1,7 +1,10 @@
-"""Which processor does what, and how much of it a process has used."""
+"""Which processor does what, and how much of it and of the memory a process has used."""
 
 import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -13,6 +16,36 @@ def split() -> tuple[int, int] | None:
 
 def pin(processor: int) -> None:
     os.sched_setaffinity(0, {processor})
+
+
+@contextmanager
+def pinned(processor: int | None) -> Iterator[None]:
+    """Processes that are started meanwhile have this processor, and so has all that they start."""
+    before = os.sched_getaffinity(0)
+    if processor is not None:
+        pin(processor)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that it has started; none if it is gone."""
+    found = [pid]
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text(encoding="ascii").split():
+                found += family(int(child))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return found
+
+
+def end(pid: int) -> None:
+    """Without asking."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def used_by(pid: int) -> int:

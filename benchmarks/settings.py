@@ -11,6 +11,8 @@ class Settings:
     """One object for all parts; None leaves the choice to the part."""
 
     peers: tuple[Peer, ...]
+    names: tuple[str, ...]
+    apps: tuple[Peer, ...]
     rounds: int | None
     seconds: float
     shapes: tuple[tuple[int, int], ...]

@@ -1,0 +1,141 @@
+"""What the load in C is told to do, and what it answers."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.exchange import BINARY, Exchange
+from benchmarks.servers.compiled import compiled
+
+WARM = 0.05  # seconds before the clocks are read
+SPARE = 4  # payloads more than are in flight: what is lost, repeated or swapped is seen to be wrong
+STAMP = 8  # characters of a payload that tell it from the others
+
+
+class LoadFailedError(Exception):
+    """The load gave up: a wrong answer, or none."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What one run of the load gave; times in nanoseconds."""
+
+    count: int
+    wall: int
+    load: int
+    server: int
+    p50: int
+    p99: int
+
+    @property
+    def rate(self) -> float:
+        """How many a second."""
+        return self.count / self.wall * 1e9
+
+    @property
+    def cpu(self) -> float:
+        """Of the server, for one."""
+        return self.server / self.count
+
+    @property
+    def server_share(self) -> float:
+        return self.server / self.wall
+
+    @property
+    def load_share(self) -> float:
+        return self.load / self.wall
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server as the load sees it: where it listens, and which processes it consists of."""
+
+    port: int
+    pids: tuple[int, ...]
+
+    @property
+    def clocks(self) -> list[str]:
+        return [str(pid) for pid in self.pids]
+
+
+def echo(target: Target, exchange: Exchange, shape: tuple[int, int], seconds: float) -> Counted:
+    """Every connection keeps so many messages in flight."""
+    connections, window = shape
+    payloads = stamped(exchange, window + SPARE)
+    with TemporaryDirectory() as place:
+        file = Path(place) / "payloads"
+        file.write_bytes(b"".join(payloads))
+        sizes = [len(payloads), connections, window, WARM, seconds]
+        kind = kind_of(exchange)
+        return counted("echo", target.port, exchange.path, kind, file, *sizes, *target.clocks)
+
+
+def kind_of(exchange: Exchange) -> str:
+    if exchange.path == "/json":
+        return "json"
+    return "binary" if exchange.opcode == BINARY else "text"
+
+
+def stamped(exchange: Exchange, count: int) -> list[bytes]:
+    """As many payloads of the same size that differ from each other."""
+    if exchange.path == "/json":
+        value = json.loads(exchange.payload)
+        ids = range(value["id"], value["id"] + count)
+        return [json.dumps(value | {"id": id_}, separators=(",", ":")).encode() for id_ in ids]
+    return [b"%0*d" % (STAMP, number) + exchange.payload[STAMP:] for number in range(count)]
+
+
+def handshakes(target: Target, at_once: int, seconds: float) -> Counted:
+    """Connect, upgrade, close, and begin anew, so many at once."""
+    return counted("handshakes", target.port, "/text", at_once, WARM, seconds, *target.clocks)
+
+
+def counted(*arguments: object) -> Counted:
+    command = [str(compiled("load")), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise LoadFailedError(done.stderr.strip() or f"the load ended with {done.returncode}")
+    return Counted(**json.loads(done.stdout))
+
+
+class Holding:
+    """Idle connections that the load keeps open."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    def opened(self) -> bytes:
+        """Wait until all connections asked for are open; the answer that each one got, if any."""
+        assert self.process.stdout is not None
+        word, _, answer = self.process.stdout.readline().partition(" ")
+        if word != "held":
+            _, error = self.process.communicate()
+            raise LoadFailedError(error.strip() or "the load ended")
+        return bytes.fromhex(answer)
+
+    def go_on(self) -> bytes:
+        """Open the second lot."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.opened()
+
+
+@contextmanager
+def holding(
+    target: Target, numbers: Sequence[int], *, offer: bool, message: Path | None = None
+) -> Iterator[Holding]:
+    """A process that opens connections in two lots; they are closed at the end."""
+    said = [target.port, "/text", *numbers, int(offer), *([message] if message else [])]
+    with subprocess.Popen(
+        [str(compiled("load")), "hold", *map(str, said)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        yield Holding(process)

@@ -1,0 +1,118 @@
+"""The report: a table a row, one of all ratios, and whether the aims are reached."""
+
+from collections.abc import Iterator, Sequence
+
+import uvicorn
+
+from benchmarks.figures import figure, table
+from benchmarks.servers.peers import BASE, OURS_STARLETTE, OURS_YAAT, Kind, Served
+from benchmarks.servers.rows import ECHOES, SHORT, Results
+
+STARLETTE_AIM = 1.8
+BEHIND = 1.25  # a peer that is ahead of us by less is within the noise
+
+
+def heading(rounds: int, seconds: float, *, pinned: bool) -> str:
+    where = (
+        "the load on one processor, the servers on another"
+        if pinned
+        else "ONE PROCESSOR FOR ALL: only the CPU per message says anything"
+    )
+    return (
+        f"\n## The server\n\nuvicorn {uvicorn.__version__}; no permessage-deflate; {where}; "
+        f"{rounds} interleaved rounds, {seconds} s each turn. "
+        f"All ratios are above 1 where the first is better than the second. {BASE.name} is "
+        "uvicorn with `--ws websockets-sansio`, *ours* is uvicorn with "
+        "`--ws yaat.server:WebSocketProtocol`."
+    )
+
+
+def rows(results: Sequence[Results]) -> None:
+    for result in results:
+        print(f"\n### {result.row.title}\n")
+        print(table(head(result), lines(result)))
+    if OURS_YAAT in results[0].turns:
+        print("\n### Yaat on our class ÷ the others\n")
+        print(table(["", *(result.row.title for result in results)], ours(results)))
+        print(
+            "\nBy messages a second where both servers used at least 90% of their processor, else "
+            "(marked *) by the servers' CPU time for a message.\n\n### Aims\n"
+        )
+        for verdict in verdicts(results):
+            print(f"- {verdict}")
+
+
+def head(result: Results) -> list[str]:
+    unit = result.row.unit
+    return [
+        "",
+        f"{unit}/s",
+        f"÷ {BASE.name}",
+        f"CPU µs/{unit[:-1]}",
+        f"CPU: {BASE.name} ÷ it",
+        "server busy",
+        "load busy",
+        "p50 µs",
+        "p99 µs",
+    ]
+
+
+def lines(result: Results) -> Iterator[list[str]]:
+    for peer, turns in result.turns.items():
+        ratio = result.ratio(peer, BASE)
+        yield [
+            f"{peer.name} (limit)" if peer.kind is Kind.LIMIT else peer.name,
+            f"{figure(result.rates(peer)).middle:,.0f}",
+            f"{ratio.throughput:.2f}",
+            f"{figure(result.cpus(peer)).middle / 1000:.1f}",
+            f"{ratio.cpu:.2f}",
+            f"{result.busy(peer):.0%}",
+            f"{figure(turn.load_share for turn in turns).middle:.0%}",
+            f"{figure(turn.p50 for turn in turns).middle / 1000:,.0f}",
+            f"{figure(turn.p99 for turn in turns).middle / 1000:,.0f}",
+        ]
+
+
+def ours(results: Sequence[Results]) -> Iterator[list[str]]:
+    for peer in results[0].turns:
+        if peer is not OURS_YAAT:
+            yield [peer.name, *(cell(result, peer) for result in results)]
+
+
+def cell(result: Results, peer: Served) -> str:
+    ratio = result.ratio(OURS_YAAT, peer)
+    return f"{ratio.middle:.2f}" + ("" if ratio.saturated else "*")
+
+
+def verdicts(results: Sequence[Results]) -> Iterator[str]:
+    for result in results:
+        yield verdict(result, OURS_YAAT, result.row.aim)
+        if result.row is SHORT and OURS_STARLETTE in result.turns:
+            yield verdict(result, OURS_STARLETTE, STARLETTE_AIM)
+    for result in results:
+        if result.row in ECHOES:
+            yield from ahead(result)
+
+
+def verdict(result: Results, peer: Served, aim: float) -> str:
+    ratio = result.ratio(peer, BASE)
+    said = "reached" if ratio.middle >= aim else "MISSED"
+    return (
+        f"{said}: {result.row.title}: {peer.name} ÷ {BASE.name} is "
+        f"{ratio.deciding:.2f} by {ratio.by}, wanted ≥ {aim}"
+    )
+
+
+def ahead(result: Results) -> Iterator[str]:
+    """Who is ahead of us by more than noise, limits aside."""
+    rivals = [peer for peer in result.turns if peer.kind in {Kind.ASGI, Kind.ASYNCIO}]
+    ratios = {peer: result.ratio(OURS_YAAT, peer).middle for peer in rivals}
+    faster = [peer for peer, ratio in ratios.items() if ratio * BEHIND < 1]
+    for peer in faster:
+        yield f"MISSED: {result.row.title}: behind {peer.name}, {ratios[peer]:.2f} of it"
+    if not faster:
+        nearest = min(rivals, key=ratios.__getitem__)
+        yield (
+            f"reached: {result.row.title}: behind nobody by more than 25%; "
+            f"nearest is {nearest.name}, {ratios[nearest]:.2f} times as fast are we"
+        )
