@@ -2,7 +2,7 @@
 
 from benchmarks import processors
 from benchmarks.server import raise_file_limit
-from benchmarks.servers import report
+from benchmarks.servers import memory, report
 from benchmarks.servers.compiled import NoCompilerError, compiled
 from benchmarks.servers.load import Counted, LoadFailedError
 from benchmarks.servers.peers import chosen
@@ -37,7 +37,8 @@ def measure(settings: Settings) -> None:
     with serving(peers, servers) as running, processors.pinned(load):
         for _ in range(rounds):
             one_round(running, results, settings.seconds)
-    report.rows(results)
+    sizes = memory.measured(peers, settings, settings.rounds or 1)
+    report.whole(results, sizes)
 
 
 def one_round(running: list[Running], results: list[Results], seconds: float) -> None:
@@ -50,5 +51,4 @@ def turn(server: Running, result: Results, seconds: float) -> Counted:
     try:
         return result.row.turn(server.target, seconds)
     except LoadFailedError as error:
-        said = f"{server.peer.name} fails at {result.row.title}: {error}"
-        raise SystemExit(f"{said}\n{server.complaint()}".strip()) from error
+        raise server.failed(result.row.title, error) from error

@@ -40,8 +40,11 @@ class Running:
         """With the workers that it has started by now."""
         return Target(self.port, tuple(processors.family(self.process.pid)))
 
-    def complaint(self) -> str:
-        """What it has printed, the last of it."""
+    def failed(self, what: str, error: Exception) -> SystemExit:
+        """Say who failed at what, and the last that it printed."""
+        return SystemExit(f"{self.peer.name} fails at {what}: {error}\n{self.printed()}".strip())
+
+    def printed(self) -> str:
         self.log.seek(0)
         return self.log.read()[-MOST:].decode(errors="replace")
 
@@ -101,4 +104,4 @@ def wait_for(server: Running) -> None:
                 return
         time.sleep(0.02)
     command = " ".join(server.peer.command(server.port))
-    raise NotStartedError(f"{server.peer.name} did not start: {command}\n{server.complaint()}")
+    raise NotStartedError(f"{server.peer.name} did not start: {command}\n{server.printed()}")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import uvicorn
 
 from benchmarks.figures import figure, table
+from benchmarks.servers import memory
 from benchmarks.servers.peers import BASE, OURS_STARLETTE, OURS_YAAT, Kind, Served
 from benchmarks.servers.rows import ECHOES, SHORT, Results
 
@@ -27,10 +28,11 @@ def heading(rounds: int, seconds: float, *, pinned: bool) -> str:
     )
 
 
-def rows(results: Sequence[Results]) -> None:
+def whole(results: Sequence[Results], sizes: memory.Sizes) -> None:
     for result in results:
         print(f"\n### {result.row.title}\n")
         print(table(head(result), lines(result)))
+    memory.report(sizes)
     if OURS_YAAT in results[0].turns:
         print("\n### Yaat on our class ÷ the others\n")
         print(table(["", *(result.row.title for result in results)], ours(results)))
@@ -38,8 +40,8 @@ def rows(results: Sequence[Results]) -> None:
             "\nBy messages a second where both servers used at least 90% of their processor, else "
             "(marked *) by the servers' CPU time for a message.\n\n### Aims\n"
         )
-        for verdict in verdicts(results):
-            print(f"- {verdict}")
+        for said in (*verdicts(results), *memory.verdicts(sizes)):
+            print(f"- {said}")
 
 
 def head(result: Results) -> list[str]:
