@@ -1,0 +1,584 @@
+"""The protocol class that uvicorn loads: between a transport, the codec and an ASGI application."""
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar, Final, cast
+
+from uvicorn._types import WebSocketScope
+from uvicorn.config import Config
+from uvicorn.protocols.utils import (
+    ClientDisconnected,
+    get_client_addr,
+    get_local_addr,
+    get_path_with_query_string,
+    get_remote_addr,
+    is_ssl,
+)
+from uvicorn.server import ServerState
+
+from yaat.constants import WebSocketCloseEvent, checked_reason, travelling_code
+from yaat.exceptions import ArgumentError, WebSocketDisconnect
+from yaat.handshake import checked_headers, chosen_subprotocol
+from yaat.lifecycle import (
+    ACCEPT,
+    CLOSE,
+    CONNECT,
+    DISCONNECT,
+    RECEIVE,
+    RESPONSE_BODY,
+    RESPONSE_END,
+    RESPONSE_START,
+    SEND,
+    State,
+    is_silent,
+    move,
+)
+from yaat.server import codec, opening
+from yaat.server.codec import Close, Decoder, FrameError, Ping
+from yaat.server.deflate import Deflate, negotiated
+from yaat.server.opening import Denial, HandshakeError, Request
+from yaat.server.settings import ServerSettings
+from yaat.turns import Turns
+from yaat.types import ASGIApp, Message, Scope
+
+SPEC_VERSION: Final = "2.5"
+# From this size on a payload is handed over beside its head rather than copied behind it.
+LONG: Final = 16_384
+
+_logger = logging.getLogger("uvicorn.error")
+_Code = WebSocketCloseEvent
+_CONNECT = object()  # what stands in the queue for websocket.connect
+_PING_FRAME = codec.head(codec.PING, 0)
+# What is about the connection itself, of which the server alone decides (RFC 9110, 7.6.1).
+_HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+)
+
+
+class WebSocketProtocol(asyncio.Protocol):
+    """One WebSocket connection under uvicorn.
+
+    The application's side of it moves along the table of `yaat.lifecycle`: PENDING while the
+    application considers the handshake, GONE when the peer has ended the connection, has left, or
+    has broken the protocol, CLOSING while we wait for its answer to our close.
+
+    Guarantees:
+        - What is sent leaves in the order of the calls, each message whole.
+        - `send()` waits while more than `write_buffer` bytes wait for the peer; reading pauses
+          while more than `read_buffer` bytes (or uvicorn's `ws_max_queue` messages) wait for the
+          application.
+        - An accepted connection never ends without a close frame of ours, as long as the peer is
+          there: 1000 when the application returns, 1011 when it raises, 1012 when uvicorn stops.
+        - After its end `send()` raises uvicorn's `ClientDisconnected`, an `OSError`, and
+          `receive()` gives the disconnect, again and again.
+
+    uvicorn's `ws_max_size`, `ws_max_queue`, `ws_ping_interval`, `ws_ping_timeout` and
+    `ws_per_message_deflate` are obeyed as given. To change the other bounds, derive a class:
+
+        class Patient(WebSocketProtocol):
+            settings = ServerSettings(close_timeout=60.0)
+
+    Spec: RFC 6455; RFC 7692; ASGI, "WebSocket" 2.5 and "Websocket Denial Response".
+    """
+
+    settings: ClassVar[ServerSettings] = ServerSettings()
+    """The bounds that uvicorn has no option for."""
+
+    __slots__ = (
+        "_app_state",
+        "_blocked",
+        "_config",
+        "_connections",
+        "_decoder",
+        "_deflate",
+        "_denial",
+        "_early",
+        "_ending",
+        "_heard",
+        "_loop",
+        "_paused",
+        "_ping",
+        "_request",
+        "_scope",
+        "_server_state",
+        "_state",
+        "_timer",
+        "_transport",
+        "_turns",
+        "_waiter",
+    )
+
+    _transport: asyncio.Transport
+    _decoder: Decoder
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self._config = config
+        self._server_state = server_state
+        self._connections = cast(set[asyncio.Protocol], server_state.connections)
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._state = State.CONNECTING
+        # The handshake, until it is answered.
+        self._request: Request | None = None
+        self._scope: Scope | None = None
+        self._deflate: Deflate | None = None
+        self._denial: Denial | None = None
+        self._early = b""
+        # Reading.
+        self._waiter: asyncio.Future[None] | None = None
+        self._paused = False
+        self._ending: tuple[int, str] | None = None
+        # Writing. While the transport is full it has the turn.
+        self._turns = Turns()
+        self._blocked = False
+        self._ping: Ping | None = None
+        # The one thing that is waited for; and whether the peer was heard of since our last ping.
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard = False
+
+    # What the transport and uvicorn tell.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over a connection on which a handshake has begun."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=self.settings.write_buffer)
+        self._connections.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the peer sent: first the head of the handshake, whole, as uvicorn gives it."""
+        if self._state is State.OPEN or self._state is State.CLOSING:
+            self._advance(data)
+        elif self._state is State.CONNECTING:
+            self._begin(data)
+        elif self._state is State.PENDING:
+            # It should have waited for our answer (4.1). What it sent is kept, and bounded.
+            self._early += data
+            if len(self._early) > self.settings.read_buffer:
+                self._pause()
+        # Else the connection has failed: "An endpoint MUST NOT continue to attempt to process
+        # data" (7.1.7). It is read so that no reset overtakes our close frame.
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Tell the application."""
+        self._connections.discard(self)
+        self._end(_Code.ABNORMAL_CLOSURE)
+        self._arm(None)
+
+    def pause_writing(self) -> None:
+        """Let whoever sends wait: more than `write_buffer` bytes are buffered."""
+        self._blocked = self._turns.taken = True
+
+    def resume_writing(self) -> None:
+        """Let the first who waits send."""
+        self._blocked = False
+        if self._ping is not None and self._state is State.OPEN:
+            self._transport.write(codec.pong_frame(self._ping))
+        self._ping = None
+        self._yield_turn()
+
+    def shutdown(self) -> None:
+        """End the connection because the server stops."""
+        if self._state is State.PENDING:
+            self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
+        elif self._state is State.OPEN:
+            self._transport.write(codec.close_frame(_Code.SERVICE_RESTART))
+        self._end(_Code.SERVICE_RESTART)
+        self._hang_up()
+
+    # The handshake.
+
+    def _begin(self, data: bytes) -> None:
+        """Read the handshake and start the application."""
+        head, _, self._early = data.partition(b"\r\n\r\n")
+        try:
+            self._request = opening.parsed(head)
+            if self._config.ws_per_message_deflate and self._request.extensions:
+                self._deflate = negotiated(self._request.extensions)
+        except HandshakeError as error:
+            _logger.warning("Invalid WebSocket handshake: %s", error)
+            self._respond(error.status, str(error), error.headers)
+            self._hang_up()
+            return
+        self._scope = self._described(self._request)
+        self._decoder = self._new_decoder()
+        self._decoder.messages.append(_CONNECT)
+        self._state = move(self._state, CONNECT)
+        context = contextvars.Context() if self._config.reset_contextvars else None
+        task = self._loop.create_task(self._run(self._scope), context=context)
+        self._server_state.tasks.add(task)
+        task.add_done_callback(self._server_state.tasks.discard)
+
+    def _new_decoder(self) -> Decoder:
+        return Decoder(
+            max_message_bytes=self._config.ws_max_size,
+            max_tiny_fragments=self.settings.max_tiny_fragments,
+            max_unread=self.settings.read_buffer,
+            deflate=self._deflate,
+        )
+
+    def _described(self, request: Request) -> Scope:
+        """Return the scope (ASGI, "Websocket Connection Scope")."""
+        root_path = self._config.root_path
+        return {
+            "type": "websocket",
+            "asgi": {"version": self._config.asgi_version, "spec_version": SPEC_VERSION},
+            "http_version": "1.1",
+            "scheme": "wss" if is_ssl(self._transport) else "ws",
+            "server": get_local_addr(self._transport),
+            "client": get_remote_addr(self._transport),
+            "root_path": root_path,
+            "path": root_path + request.path,
+            "raw_path": root_path.encode("ascii") + request.raw_path,
+            "query_string": request.query_string,
+            "headers": request.headers,
+            "subprotocols": request.subprotocols,
+            "state": self._app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
+
+    async def _run(self, scope: Scope) -> None:
+        """Run the application, and end what it leaves open."""
+        code = _Code.NORMAL_CLOSURE
+        try:
+            app = cast(ASGIApp, self._config.loaded_app)
+            await app(scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass  # ASGI, "Disconnected Client": no error, and not to be logged as one
+        except BaseException:  # as uvicorn has it: none may reach the loop
+            _logger.exception("Exception in ASGI application\n")
+            code = _Code.INTERNAL_ERROR
+        if self._state is State.OPEN:
+            self._state = move(self._state, CLOSE)
+            self._close({"code": code})
+        elif self._ending is None and self._state is not State.CLOSING:
+            if code == _Code.NORMAL_CLOSURE:
+                _logger.error("ASGI callable returned without completing handshake.")
+            if self._state is State.PENDING:
+                self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self._end(_Code.ABNORMAL_CLOSURE)
+            self._hang_up()
+
+    # What the application receives.
+
+    async def receive(self) -> Message:
+        """Give the next event: connect, then messages, then the disconnect again and again."""
+        messages = self._decoder.messages
+        while not messages:
+            if self._ending is not None:
+                code, reason = self._ending
+                return {"type": DISCONNECT, "code": code, "reason": reason}
+            if self._waiter is None:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            else:  # another task is waiting already, and neither may end the other's wait
+                await asyncio.wait([self._waiter])
+        payload = messages.popleft()
+        if not messages:
+            self._decoder.unread = 0
+            if self._paused:
+                self._read_on()
+        if payload.__class__ is str:
+            return {"type": RECEIVE, "text": payload}
+        if payload.__class__ is bytes:
+            return {"type": RECEIVE, "bytes": payload}
+        return {"type": CONNECT}
+
+    def _advance(self, data: bytes) -> None:
+        """Decode what was read, and act on it."""
+        decoder = self._decoder
+        self._heard = True
+        failure = None
+        try:
+            decoder.feed(data)
+            while self._state is State.CLOSING and self._is_full(decoder):
+                # Make way for the answer to our close; nobody needs to ask for these any more.
+                decoder.messages.clear()
+                decoder.unread = 0
+                decoder.feed(b"")
+        except FrameError as error:
+            failure = error
+        if decoder.controls:
+            self._heed(decoder)
+        if failure is not None:
+            self._fail(failure.code, failure.reason)
+        if decoder.messages:
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            if (waiter is None or decoder.held_back) and self._is_full(decoder):
+                self._pause()
+
+    def _is_full(self, decoder: Decoder) -> bool:
+        return (
+            decoder.held_back
+            or decoder.unread > self.settings.read_buffer
+            or len(decoder.messages) >= max(1, self._config.ws_max_queue)
+        )
+
+    def _read_on(self) -> None:
+        """Read what was kept waiting: the application has received everything else."""
+        if self._decoder.held_back:
+            self._advance(b"")
+            if self._is_full(self._decoder):
+                return
+        self._paused = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _pause(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # What the application sends.
+
+    async def send(self, message: Message) -> None:
+        """Send an event of the application's; wait while more than `write_buffer` is buffered.
+
+        Raises:
+            ClientDisconnected: The connection has ended. It is an `OSError`.
+            StateError: The event is not legal now. It is a `RuntimeError`.
+            ArgumentError: A value that must not be sent. It is a `ValueError`.
+            TypeError: A value of another type than ASGI says.
+        """
+        if not self._turns.taken:
+            self._hand_over(message)
+            return
+        if message.get("type") == CLOSE:  # it goes behind what was sent before, but not for ever
+            self._arm(self.settings.close_timeout, self._transport.abort)
+        await self._turns.take()
+        try:
+            self._hand_over(message)
+        finally:
+            self._yield_turn()
+
+    def _yield_turn(self) -> None:
+        if not self._blocked:
+            self._turns.give()
+
+    def _hand_over(self, message: Message) -> None:
+        """Do what an event says, if the table says that it is legal."""
+        kind, before = message.get("type"), self._state
+        if kind == SEND and before is State.OPEN:
+            self._send(message)
+            return
+        if kind == RESPONSE_BODY and not message.get("more_body", False):
+            kind = RESPONSE_END
+        try:
+            self._state = move(before, str(kind))
+        except WebSocketDisconnect:
+            raise ClientDisconnected from None
+        if not is_silent(before, str(kind)):
+            try:
+                _ACTIONS[before, str(kind)](self, message)
+            except (TypeError, ValueError):  # a value that must not be sent: nothing has happened
+                self._state = before
+                raise
+
+    def _send(self, message: Message) -> None:
+        text, payload = message.get("text"), message.get("bytes")
+        if (text is None) == (payload is None):
+            raise ArgumentError("websocket.send has either text or bytes, and one of them")
+        if payload is None:
+            opcode, payload = codec.TEXT, _encoded(text)
+        else:
+            opcode, payload = codec.BINARY, _as_bytes(payload)
+        flags = codec.FIN
+        if self._deflate is not None and len(payload) >= self.settings.compress_from:
+            flags, payload = flags | codec.RSV1, self._deflate.compress(payload)
+        head = codec.head(opcode, len(payload), flags)
+        if len(payload) < LONG:
+            self._transport.write(head + payload)
+        else:
+            self._transport.writelines((head, payload))
+
+    def _accept(self, message: Message) -> None:
+        request = self._request
+        assert request is not None
+        subprotocol = chosen_subprotocol(message.get("subprotocol"), request.subprotocols)
+        headers = checked_headers(message.get("headers"))
+        self._log("[accepted]")
+        extensions = self._deflate and self._deflate.response
+        headers = [*self._server_state.default_headers, *headers]
+        self._transport.write(opening.accepted(request, subprotocol, extensions, headers))
+        self._request = self._scope = None
+        if self._config.ws_ping_interval:
+            self._arm(self._config.ws_ping_interval, self._send_ping)
+        if self._early:
+            early, self._early = self._early, b""
+            self._advance(early)
+            if self._paused and not self._is_full(self._decoder):
+                self._read_on()
+
+    def _refuse(self, _message: Message) -> None:
+        self._log(HTTPStatus.FORBIDDEN)
+        self._respond(HTTPStatus.FORBIDDEN)
+        self._hang_up()
+
+    def _close(self, message: Message) -> None:
+        code = message.get("code")
+        code = travelling_code(_Code.NORMAL_CLOSURE if code is None else code)
+        self._transport.write(codec.close_frame(code, checked_reason(message.get("reason"))))
+        self._arm(self.settings.close_timeout, self._transport.abort)
+        if self._paused:
+            self._advance(b"")
+            self._read_on()
+
+    def _deny(self, message: Message) -> None:
+        status = message["status"]
+        if not isinstance(status, int) or not 200 <= status <= 599:
+            raise ArgumentError(f"a response has a status from 200 to 599, not {status!r}")
+        headers = [
+            header
+            for header in checked_headers(message.get("headers"), accept=False)
+            if header[0] not in _HOP_BY_HOP
+        ]
+        self._log(status)
+        self._denial = Denial(status, [*self._server_state.default_headers, *headers])
+
+    def _deny_part(self, message: Message) -> None:
+        assert self._denial is not None
+        body, more = _as_bytes(message.get("body", b"")), message.get("more_body", False)
+        self._transport.write(self._denial.part(body, more=more))
+        if not more:
+            self._hang_up()
+
+    def _respond(self, status: int, text: str = "", headers: opening.Headers = ()) -> None:
+        headers = [*self._server_state.default_headers, *headers]
+        self._transport.write(opening.response(status, text, headers))
+
+    def _log(self, outcome: object) -> None:
+        """Say what became of a handshake, in uvicorn's words."""
+        if _logger.isEnabledFor(logging.INFO):
+            scope = cast(WebSocketScope, self._scope)
+            path = get_path_with_query_string(scope)
+            _logger.info('%s - "WebSocket %s" %s', get_client_addr(scope), path, outcome)
+
+    # How it ends.
+
+    def _heed(self, decoder: Decoder) -> None:
+        """Answer pings, and the peer's close."""
+        controls = decoder.controls[:]
+        decoder.controls.clear()
+        close = controls.pop() if isinstance(controls[-1], Close) else None
+        if controls and self._state is State.OPEN:
+            self._pong(cast(list[Ping], controls))
+        if isinstance(close, Close):
+            # 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close
+            # frame, the endpoint MUST send a Close frame in response", which "typically echoes
+            # the status code it received".
+            if self._state is State.OPEN:
+                self._transport.write(codec.close_frame(close.code))
+            self._end(close.code, close.reason)
+            self._hang_up()
+
+    def _pong(self, pings: list[Ping]) -> None:
+        # 5.5.3: who "has not yet sent Pong frame(s) in response to previous Ping frame(s)" may
+        # "send a Pong frame for only the most recently processed Ping frame".
+        if self._blocked:
+            self._ping = pings[-1]
+        else:
+            self._transport.write(b"".join(map(codec.pong_frame, pings)))
+
+    def _fail(self, code: int, reason: str) -> None:
+        """Fail the connection (7.1.7): say why, hear no more, and hang up."""
+        if self._state is State.OPEN:
+            self._transport.write(codec.close_frame(code, reason))
+            self._end(code, reason)
+        else:
+            self._end(_Code.ABNORMAL_CLOSURE)
+        if not self._transport.can_write_eof():
+            self._hang_up()
+            return
+        # With a FIN the peer hangs up. If we did while it sends, a reset might overtake our close.
+        self._transport.write_eof()
+        self._arm(self.settings.close_timeout, self._transport.abort)
+
+    def _end(self, code: int, reason: str = "") -> None:
+        """Tell the application the first end there is."""
+        if self._ending is None and self._state is not State.CONNECTING:
+            self._state = move(self._state, DISCONNECT)
+            self._ending = (int(code), reason)
+            self._request = self._scope = None
+            self._early = b""
+            self._wake()
+            self._blocked = False
+            self._turns.give()
+
+    def _hang_up(self) -> None:
+        """Close the transport; it has a while to hand over what is buffered."""
+        self._transport.close()
+        self._arm(self.settings.close_timeout, self._transport.abort)
+
+    # What is waited for.
+
+    def _arm(self, seconds: float | None, callback: Callable[[], object] | None = None) -> None:
+        """Wait for one thing: until then, `callback` is not called."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if callback is None else self._loop.call_later(seconds or 0, callback)
+
+    def _send_ping(self) -> None:
+        """Ask whether the peer is there."""
+        self._heard = False
+        self._transport.write(_PING_FRAME)
+        timeout = self._config.ws_ping_timeout
+        if timeout is None:
+            self._arm(self._config.ws_ping_interval, self._send_ping)
+        else:
+            self._arm(timeout, self._expect_sign_of_life)
+
+    def _expect_sign_of_life(self) -> None:
+        """End the connection if nothing was heard; while reading is paused, nothing can be."""
+        interval, timeout = self._config.ws_ping_interval, self._config.ws_ping_timeout
+        assert interval is not None
+        assert timeout is not None
+        if self._heard or self._paused:
+            self._arm(max(0.0, interval - timeout), self._send_ping)
+        else:
+            reason = "keepalive ping timeout"
+            self._transport.write(codec.close_frame(_Code.INTERNAL_ERROR, reason))
+            self._end(_Code.ABNORMAL_CLOSURE, reason)
+            self._hang_up()
+
+
+def _encoded(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise TypeError(f"text is a str, not {type(text).__name__}")
+    return text.encode()
+
+
+def _as_bytes(payload: object) -> bytes:
+    if type(payload) is bytes:
+        return payload
+    if not isinstance(payload, bytes | bytearray | memoryview):
+        raise TypeError(f"bytes are bytes, not {type(payload).__name__}")
+    return bytes(payload)
+
+
+_ACTIONS: Mapping[tuple[State, str], Callable[[WebSocketProtocol, Message], None]] = {
+    (State.PENDING, ACCEPT): WebSocketProtocol._accept,
+    (State.PENDING, CLOSE): WebSocketProtocol._refuse,
+    (State.PENDING, RESPONSE_START): WebSocketProtocol._deny,
+    (State.DENYING, RESPONSE_BODY): WebSocketProtocol._deny_part,
+    (State.DENYING, RESPONSE_END): WebSocketProtocol._deny_part,
+    (State.OPEN, CLOSE): WebSocketProtocol._close,
+}
