@@ -75,10 +75,26 @@ class ServerSpec:
     def command(self, app: str, port: int) -> tuple[str, ...]:
         return (sys.executable, "-m", *self.arguments(app, port))
 
+    def but(self, *options: str) -> Self:
+        """The same server with more options."""
+        return replace(self, arguments=lambda app, port: [*self.arguments(app, port), *options])
 
-def uvicorn(websocket_class: str) -> Callable[[str, int], list[str]]:
+
+def uvicorn(
+    websocket_class: str, loop: str = "asyncio", http: str = "h11"
+) -> Callable[[str, int], list[str]]:
+    """Start uvicorn with nothing left to what happens to be installed.
+
+    Args:
+        websocket_class: Its own name for one of its classes, or `module:Class`.
+        loop: The event loop.
+        http: The class that reads a handshake before the WebSocket class gets it.
+    """
+
     def arguments(app: str, port: int) -> list[str]:
-        options = f"--host 127.0.0.1 --port {port} --ws {websocket_class} --loop asyncio"
+        options = (
+            f"--host 127.0.0.1 --port {port} --ws {websocket_class} --loop {loop} --http {http}"
+        )
         return ["uvicorn", app, *options.split(), "--no-access-log"]
 
     return arguments
@@ -102,9 +118,15 @@ def daphne(app: str, port: int) -> list[str]:
 # hypercorn's `StreamClosed` carries neither the client's code nor its reason.
 HYPERCORN = Facts(tells_close_code=False, tells_reason=False)
 
+# Our own class: all that the specification asks for. One of the two with the fast parts of uvicorn,
+# the other with those in plain Python.
+OURS = "yaat.server:WebSocketProtocol"
+
 SPECS: Mapping[str, ServerSpec] = {
     spec.name: spec
     for spec in (
+        ServerSpec("yaat-uvloop", uvicorn(OURS, "uvloop", "httptools")),
+        ServerSpec("yaat-asyncio", uvicorn(OURS, "asyncio", "h11")),
         # websockets-sansio and wsproto report a lost connection as if the close frame was empty.
         ServerSpec(
             "uvicorn-sansio",
@@ -273,6 +295,11 @@ class Server:
         assert self._process is not None, f"{self!r} was not started"
         self._process.terminate()
 
+    def wait(self) -> int:
+        """Wait until the process has ended by itself, and return its exit code."""
+        assert self._process is not None, f"{self!r} was not started"
+        return self._process.wait(STOP_TIMEOUT)
+
     def stop(self) -> None:
         """End the process: SIGTERM first, SIGKILL for it and its children after a while."""
         if self._process is not None:
@@ -315,11 +342,14 @@ class Server:
         is there.
         """
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=START_TIMEOUT) as peer:
+            with self._dial() as peer:
                 peer.sendall(b"?\r\n\r\n")
                 return peer.recv(16).startswith(b"HTTP/1.1 400")
         except OSError:
             return False
+
+    def _dial(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=START_TIMEOUT)
 
 
 class ServerPool:
