@@ -1,5 +1,6 @@
 """The benchmarks run, every peer answers right in them, and a wrong answer does not pass."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -28,9 +29,34 @@ async def app(scope, receive, send):
 """
 
 
-def benchmarks(*arguments: str, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+SERVER_ROWS = [
+    "text 32 B, 64x1",
+    "text 32 B, 16x16",
+    "text 1 KiB, 64x1",
+    "binary 64 KiB, 64x1",
+    "JSON 100 B, 64x1",
+    "handshakes, 16 at once",
+]
+# Sends for every message what ANSWERS makes of the path, of the message and of the one before it.
+FALSE = """
+async def app(scope, receive, send):
+    assert scope["type"] == "websocket"
+    await receive()
+    await send({"type": "websocket.accept"})
+    before = None
+    while (message := await receive())["type"] == "websocket.receive":
+        echo = {key: message[key] for key in ("text", "bytes") if message.get(key) is not None}
+        for answer in ANSWERS(scope["path"], echo, before or echo):
+            await send({"type": "websocket.send"} | answer)
+        before = echo
+"""
+
+
+def benchmarks(
+    *arguments: str, path: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(path)}
+    environment = os.environ | {"PYTHONPATH": str(path)} | variables
     return subprocess.run(  # noqa: PLW1510 - what it exits with is what is tested
         command, cwd=ROOT, env=environment, capture_output=True, text=True
     )
@@ -126,3 +152,119 @@ def test_a_page_without_marks_is_left_as_it_is(tmp_path: Path) -> None:
     done = benchmarks("startup", "--rounds", "1", "--page", str(page))
     assert done.returncode == 1
     assert page.read_text() == "Nothing here."
+
+
+def test_servers_are_measured_and_judged(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- a run begins -->\n<!-- a run ends -->\n")
+    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "50", "--page", str(page)]
+    printed = report("server", *short, "--only", "Yaat,Starlette,C epoll")
+    peers = ["sansio + Starlette", "ours + Yaat", "ours + Starlette"]
+    for row in SERVER_ROWS:
+        section = printed.partition(f"### {row}\n")[2].partition("###")[0]
+        assert names(section) == [*peers, "C epoll (limit)"]
+        assert f": {row}: ours + Yaat ÷ sansio + Starlette is " in printed
+    memory = printed.partition("### Memory of an idle connection\n")[2].partition("###")[0]
+    assert names(memory) == ["ours + Yaat", "sansio + Starlette"]
+    compared = printed.partition("### Yaat on our class ÷ the others\n")[2].partition("###")[0]
+    assert names(compared) == ["sansio + Starlette", "ours + Starlette", "C epoll"]
+    for aim in ("text 32 B, 64x1: ours + Starlette", "JSON 100 B, 64x1: behind", "idle memory"):
+        assert aim in printed.partition("### Aims")[2]
+    assert printed.strip() in page.read_text()
+
+
+def names(section: str) -> list[str]:
+    return [line.split(" |")[0].strip("| ") for line in rows_of(section)]
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ("[{'text': echo['text'].upper()}]", "text 32 B, 64x1: connection"),
+        ("[before]", "text 32 B, 64x1: connection"),
+        ("[echo, echo]", "text 32 B, 64x1: connection"),
+        ("[{'bytes': echo['text'].encode()}]", "0x82 instead of a whole frame of opcode 1"),
+        ("[{'text': echo['text'] + '!'}]", "33 bytes long instead of 32"),
+        (
+            "[{'text': echo['text'].replace('alice', 'malice')}] if path == '/json' else [echo]",
+            "JSON 100 B, 64x1: connection",
+        ),
+        (
+            "[{'text': echo['text'].replace(':', ' : ')}] if path == '/json' else [echo]",
+            None,
+        ),
+    ],
+    ids=[
+        "another text",
+        "a stale text",
+        "twice",
+        "another kind",
+        "longer",
+        "JSON",
+        "JSON's blanks",
+    ],
+)
+def test_the_load_looks_at_every_byte(tmp_path: Path, answers: str, found: str | None) -> None:
+    lie = f"def ANSWERS(path, echo, before):\n    return {answers}\n"
+    (tmp_path / "false.py").write_text(lie + FALSE)
+    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "20"]
+    asked = ["--app", "false=false:app", "--only", "false"]
+    done = benchmarks("server", *asked, *short, path=tmp_path)
+    if found is None:
+        assert done.returncode == 0
+        return
+    assert done.returncode == 1
+    assert "false fails at " in done.stderr
+    assert found in done.stderr
+
+
+def test_a_server_that_does_not_start_is_named_with_what_it_said() -> None:
+    done = benchmarks("server", "--only", "gone", "--app", "gone=benchmarks.nowhere:app")
+    assert done.returncode == 1
+    assert "gone did not start: " in done.stderr
+    assert "benchmarks.nowhere" in done.stderr.splitlines()[-1]
+
+
+def test_without_a_compiler_the_servers_are_left_out() -> None:
+    done = benchmarks("server", CC="no-such-compiler")
+    assert done.returncode == 0
+    assert "Left out: no C compiler" in done.stdout
+
+
+ACCEPT = b"Sec-WebSocket-Accept: Kfh9QIsMVZcl6xEPYxPHzW8SZ8w="
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "instead of a 101: HTTP/1.1 403 Forbidden"),
+        (SWITCHING + b"\r\n", "Sec-WebSocket-Accept is not "),
+        (SWITCHING + ACCEPT + b"\r\n\r\n", "Sec-WebSocket-Accept is not "),
+        (b"", "hung up in the handshake"),
+    ],
+)
+async def test_the_load_checks_the_handshake(answer: bytes, found: str) -> None:
+    async def answer_and_leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(answer_and_leave, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        told = [str(port), "/text", "1", "0.01", "0.01", str(os.getpid())]
+        load = await asyncio.create_subprocess_exec(
+            await asyncio.to_thread(load_in_c), "handshakes", *told, stderr=subprocess.PIPE
+        )
+        _, error = await load.communicate()
+    assert load.returncode == 1
+    assert found in error.decode()
+
+
+def load_in_c() -> str:
+    command = "from benchmarks.servers.compiled import compiled; print(compiled('load'), end='')"
+    return subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout

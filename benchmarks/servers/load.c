@@ -192,10 +192,10 @@ static int64_t quantile(uint64_t count, double part)
     return 0;
 }
 
-/* Counts from the end of the warming up to the end; `over` says when that is. */
+/* What is counted is counted from the end of the warming up to the end of the time. */
 static int64_t began, warm_until, until;
 static bool warming = true;
-static struct moment start;
+static struct moment start, end;
 static uint64_t count;
 
 static void begin(const char *warm, const char *seconds)
@@ -205,13 +205,20 @@ static void begin(const char *warm, const char *seconds)
     until = warm_until + atof(seconds) * 1e9;
 }
 
-static bool over(int64_t now)
+/* Whether the time is over; it is not before something was counted, and by every clock. */
+static bool over(void)
 {
+    int64_t now = nanoseconds(CLOCK_MONOTONIC);
     if (warming && now >= warm_until) {
         warming = false, count = 0, start = moment();
         memset(buckets, 0, sizeof buckets);
     }
-    return now >= until;
+    if (!end.wall && count && now >= until) {
+        struct moment last = moment();
+        if (last.server > start.server || !server_count)
+            end = last;
+    }
+    return end.wall;
 }
 
 static void counted(int64_t time)
@@ -220,7 +227,7 @@ static void counted(int64_t time)
     took(time);
 }
 
-static void print_counted(struct moment end)
+static void print_counted(void)
 {
     printf("{\"count\": %ju, \"wall\": %jd, \"load\": %jd, \"server\": %jd, \"p50\": %jd, "
            "\"p99\": %jd}\n",
@@ -327,15 +334,14 @@ static const uint8_t *expected(const struct connection *c)
 }
 
 __attribute__((noreturn)) static void differs(
-    const struct connection *c, const uint8_t *came, size_t size, size_t from)
+    const struct connection *c, const uint8_t *came, size_t from)
 {
     const uint8_t *sent = expected(c) + from;
     size_t at = 0;
-    while (at < size && from + at < each && came[at] == sent[at])
+    while (came[at] == sent[at])
         at++;
     fail("connection %d, message %ju: byte %zu of %zu differs: sent 0x%02x, came 0x%02x", c->index,
-        (uintmax_t)c->received, from + at, each, from + at < each ? sent[at] : 0,
-        at < size ? came[at] : 0);
+        (uintmax_t)c->received, from + at, each, sent[at], came[at]);
 }
 
 /* Equal but for blanks between tokens (RFC 8259, 2). */
@@ -383,7 +389,7 @@ static void check_piece(struct connection *c, const uint8_t *data, size_t size)
     if (json)
         memcpy(c->body + c->got, data, size);
     else if (memcmp(data, expected(c) + c->got, size))
-        differs(c, data, size, c->got);
+        differs(c, data, c->got);
 }
 
 /* Takes what was read apart; how many messages ended in it? */
@@ -407,7 +413,8 @@ static unsigned take(struct connection *c, const uint8_t *data, size_t size)
             break;
         if (c->head[0] == (FIN | opcode)) {
             if (json && !same_json(c->body, c->size, expected(c), each))
-                differs(c, c->body, c->size, 0);
+                fail("connection %d, message %ju: sent %.*s, came %.*s", c->index,
+                    (uintmax_t)c->received, (int)each, expected(c), (int)c->size, c->body);
             c->received++, whole++;
         }
         c->head_got = c->got = c->size = 0;
@@ -484,12 +491,9 @@ static void echo(char **arguments)
     begin(arguments[5], arguments[6]);
     for (int i = 0; i < connections; i++)
         ask_more(&all[i], window, began);
-    struct moment end = { 0 };
     while (in_flight) {
         int number = ready(events, connections);
-        bool ends = end.wall || over(nanoseconds(CLOCK_MONOTONIC));
-        if (ends && !end.wall)
-            end = moment();
+        bool ends = over();
         for (int i = 0; i < number; i++) {
             struct connection *c = events[i].data.ptr;
             if (!(events[i].events & ~EPOLLOUT)) {
@@ -508,7 +512,7 @@ static void echo(char **arguments)
                 flush(c);
         }
     }
-    print_counted(end);
+    print_counted();
     close_all(all, connections);
 }
 
@@ -564,12 +568,9 @@ static void handshakes(char **arguments)
     begin(arguments[1], arguments[2]);
     for (int i = 0; i < at_once; i++)
         enter(&all[i]);
-    struct moment end = { 0 };
     while (open) {
         int number = ready(events, at_once);
-        bool ends = end.wall || over(nanoseconds(CLOCK_MONOTONIC));
-        if (ends && !end.wall)
-            end = moment();
+        bool ends = over();
         for (int i = 0; i < number; i++) {
             struct visit *v = events[i].data.ptr;
             if (!left(v))
@@ -583,7 +584,7 @@ static void handshakes(char **arguments)
             }
         }
     }
-    print_counted(end);
+    print_counted();
 }
 
 /* ---- hold ---- */
