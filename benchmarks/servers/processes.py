@@ -104,4 +104,5 @@ def wait_for(server: Running) -> None:
                 return
         time.sleep(0.02)
     command = " ".join(server.peer.command(server.port))
-    raise NotStartedError(f"{server.peer.name} did not start: {command}\n{server.printed()}".strip())
+    said = f"{server.peer.name} did not start: {command}\n{server.printed()}"
+    raise NotStartedError(said.strip())
