@@ -380,8 +380,8 @@ def lead_and_trail() -> Iterator[tuple[bytes, int | None]]:
             for at in range(len(rest)):
                 for trail in (*range(0x78, 0x82), *range(0xBE, 0xC4), 0, 0xFF):
                     start = bytes((lead, right[0])) + rest[:at]
-                    wrong = None if 0x80 <= trail < 0xC0 else 2 + at
-                    yield start + bytes((trail,)) + rest[at + 1 :], wrong
+                    place = None if 0x80 <= trail < 0xC0 else 2 + at
+                    yield start + bytes((trail,)) + rest[at + 1 :], place
 
 
 def failing(taking: Decoder, pieces: list[bytes]) -> int | None:
@@ -570,7 +570,7 @@ def test_what_makes_much_of_little_is_held_back() -> None:
     taking.feed(short * 5 + frame(TEXT, b"last"))
     assert [len(message) for message in taking.messages] == [1000, 1000]
     assert taking.held_back
-    seen = []
+    seen: list[str | bytes] = []
     while taking.held_back:
         seen += taking.messages
         taking.messages.clear()
