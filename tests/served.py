@@ -32,13 +32,20 @@ class Served(ServerPeer):
         return [each for each in records if each["event"] == "log" and each["level"] in levels]
 
 
-async def closed(client: Client) -> tuple[int, str]:
-    """Read to the end of the connection; return the code and reason that the client saw."""
+async def read_all(client: Client) -> tuple[list[str | bytes], Closed]:
+    """Read to the end of the connection; return the messages and the end."""
+    messages: list[str | bytes] = []
     try:
         while True:
-            await client.receive()
+            messages.append(await client.receive())
     except Closed as end:
-        return end.code, end.reason
+        return messages, end
+
+
+async def closed(client: Client) -> tuple[int, str]:
+    """Read to the end of the connection; return the code and reason that the client saw."""
+    _, end = await read_all(client)
+    return end.code, end.reason
 
 
 async def refused(peer: ServerPeer, path: str, **options: Any) -> Refused:

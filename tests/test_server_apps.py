@@ -5,17 +5,19 @@ class. Each behaviour is one test, run against the three applications on two eve
 """
 
 import asyncio
+import random
 import signal
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
+from websockets.frames import Frame, Opcode
 
-from apps.plain import BIG, DENIALS, MESSAGES, SECRET, TASKS
-from clients import Client
+from apps.plain import BIG, DENIALS, MESSAGES, SECRET, SOME, TASKS
+from clients import Client, SocketClient
 from served import LOOPS, Served, assert_one_error, assert_quiet, closed, open_the_gate, refused
 from servers import SPECS, Server, ServerPool
 from wires import TlsServer, UnixServer, WirePeer
@@ -82,6 +84,27 @@ async def test_many_messages_in_one_go_come_back_in_order(peer: Served) -> None:
         assert [await client.receive() for _ in range(500)] == [str(n) for n in range(500)]
 
 
+async def test_messages_of_all_sizes_come_back_in_order(peer: Served) -> None:
+    sizes = random.Random(3)
+    sent: list[str | bytes] = []
+    for number in range(200):
+        data = str(number).ljust(int(2 ** sizes.uniform(2, 16)), "ä")
+        sent.append(data.encode() if number % 3 else data)
+    async with peer.connect("/echo") as client:
+
+        async def push() -> None:
+            for message in sent:
+                if isinstance(message, str):
+                    await client.send_text(message)
+                else:
+                    await client.send_bytes(message)
+
+        pushing = asyncio.create_task(push())
+        assert [await client.receive() for _ in sent] == sent
+        await pushing
+    await assert_quiet(peer)
+
+
 # How it ends
 
 
@@ -104,10 +127,29 @@ async def test_an_exception_closes_with_1011_and_one_log_record(peer: Served) ->
 async def test_an_exception_closes_also_when_more_is_waiting_to_be_read(peer: Served) -> None:
     """A socket closed with something unread resets the connection: the close frame has to come."""
     async with peer.connect("/raise-later") as client:
-        for _ in range(20):
-            await client.send_bytes(bytes(1000))
         await client.send_text("now")
+        for _ in range(300):
+            await client.send_bytes(bytes(1000))
         assert (await closed(client))[0] == 1011
+
+
+@pytest.mark.parametrize(
+    ("then", "end"), [("return", (1000, "")), ("raise", (1011, "")), ("close", (4001, "enough"))]
+)
+@pytest.mark.parametrize("more", [0, 3, 200])
+async def test_what_was_sent_before_the_end_arrives(
+    peer: Served, then: str, end: tuple[int, str], more: int
+) -> None:
+    texts = [str(number) for number in range(SOME)]
+    burst = b"".join(
+        Frame(Opcode.TEXT, text.encode()).serialize(mask=True)
+        for text in [*texts, *["more"] * more]
+    )
+    async with peer.connect(f"/echo-some?then={then}") as each:
+        client = cast("SocketClient", each)
+        await client.wire.write(burst)
+        assert [await client.receive() for _ in texts] == texts
+        assert await closed(client) == end
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1003, 1013, 3000, 4999])

@@ -38,13 +38,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from websockets.frames import Opcode
+from websockets.frames import Frame, Opcode
 
 from apps import mistakes
-from apps.plain import BIG, MESSAGES, OUTGOING, SECRET, STATES
+from apps.plain import BIG, MESSAGES, OUTGOING, SECRET, STATES, TASKS
 from clients import Closed, Refused, SocketClient
 from peers import ServerPeer
-from served import LOOPS, Served, assert_one_error, assert_quiet, closed, open_the_gate, refused
+from served import (
+    LOOPS,
+    Served,
+    assert_one_error,
+    assert_quiet,
+    closed,
+    open_the_gate,
+    read_all,
+    refused,
+)
 from servers import SPECS, Server, ServerPool, ServerSpec, uvicorn
 from wires import TlsServer, UnixServer, WirePeer
 from yaat.lifecycle import TABLE, State
@@ -401,6 +410,7 @@ async def test_nothing_is_sent_before_the_application_answers(peer: Served) -> N
         assert not answer.done()
         await open_the_gate(peer)
         assert (await answer).status == 101
+    assert "[accepted]" in peer.written()
 
 
 @pytest.mark.parametrize("end", ["fin", "rst"])
@@ -424,6 +434,19 @@ async def test_a_client_may_leave_before_it_is_answered(peer: Served, end: str) 
     }
     await peer.recorded("ended", 2)
     await assert_quiet(peer)
+
+
+async def test_what_a_client_sends_too_early_is_not_lost(peer: Served) -> None:
+    """It should have waited (RFC 6455, 4.1); what it sent comes when the connection is open."""
+    early = Frame(Opcode.TEXT, b"too early").serialize(mask=True)
+    early += Frame(Opcode.CLOSE, struct.pack("!H", 4001)).serialize(mask=True)
+    async with dialled(peer) as (reader, writer):
+        writer.write(request(fields(peer).items(), peer.keyed("/pending")))
+        await peer.recorded("pending")
+        writer.write(early)
+        await open_the_gate(peer)
+        assert (await read_answer(reader)).status == 101
+        assert (await peer.recorded("left"))["code"] == 4001
 
 
 async def test_an_application_that_waits_learns_that_the_client_has_left(peer: Served) -> None:
@@ -586,10 +609,38 @@ async def test_receiving_may_be_given_up_and_nothing_is_lost(peer: Served) -> No
     await assert_quiet(peer)
 
 
+async def test_a_receiver_that_is_cancelled_leaves_all_to_the_other(peer: Served) -> None:
+    async with peer.connect("/one-gives-up") as client:
+        await client.receive()
+        await open_the_gate(peer)
+        for text in ("one", "two", "end"):
+            await client.send_text(text)
+        assert (await peer.recorded("received"))["by"] == ["one", "two"]
+        assert await closed(client) == (1000, "")
+    await assert_quiet(peer)
+
+
+async def test_who_still_waits_to_send_is_told_when_the_handler_has_ended(peer: Served) -> None:
+    path = "/return-while-senders-wait"
+    async with peer.connect(path, receive_buffer=4096) as client:
+        await peer.recorded("sending")
+        await open_the_gate(peer)
+        await peer.recorded("ended", 2)
+        received, end = await read_all(client)
+        assert end.code == 1000
+        await peer.recorded("end", TASKS)
+    assert {len(message) for message in received} == {BIG}
+    numbers = [int(message.split()[0]) for message in received]
+    assert numbers == list(range(len(numbers)))
+    # It is our own end, so theirs is a message at the wrong time, unless the client was quicker.
+    errors = {record["error"] for record in peer.records("end")}
+    assert errors <= {"StateError", "ClientDisconnected"}
+
+
 async def test_sending_may_be_given_up_and_every_message_is_whole(peer: Served) -> None:
     async with peer.connect("/sends-given-up", receive_buffer=4096) as client:
         told = await peer.recorded("given up")
-        received = []
+        received: list[str] = []
         while (message := await client.receive()) != "end":
             received.append(str(message))
         assert await closed(client) == (1000, "")

@@ -113,6 +113,7 @@ async def learn(websocket: WebSocket) -> None:
 
 for path, handler in {
     "/raise-later": starlette_app.raise_later,
+    "/echo-some": starlette_app.echo_some,
     "/deny-streamed": starlette_app.deny_streamed,
     "/choose": starlette_app.choose,
     "/close": starlette_app.close,

@@ -31,9 +31,12 @@ DENIALS: Mapping[str, tuple[list[bytes], list[tuple[bytes, bytes]]]] = {
 TASKS = 3
 MESSAGES = 20
 BIG = 2**16
+SOME = 5
 
 HANDLERS: dict[str, Handler] = {}
 GATES: dict[str | None, asyncio.Event] = {}
+# What outlives its handler, kept from the garbage collector.
+TASKS_LEFT: list[asyncio.Task[None]] = []
 
 
 def gate() -> asyncio.Event:
@@ -166,6 +169,18 @@ async def raise_later(scope: Scope, receive: Receive, send: Send) -> None:
     raise ValueError(SECRET)
 
 
+@at("/echo-some")
+async def echo_some(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer some messages and end, with more of them waiting."""
+    await send(ACCEPT)
+    for _ in range(SOME):
+        await send({**await receive(), "type": "websocket.send"})
+    if query(scope, "then") == "raise":
+        raise ValueError(SECRET)
+    if query(scope, "then") == "close":
+        await send(close(4001, "enough"))
+
+
 @at("/raise-before")
 async def raise_before(scope: Scope, receive: Receive, send: Send) -> None:
     raise ValueError(SECRET)
@@ -220,7 +235,7 @@ async def deny_streamed(scope: Scope, receive: Receive, send: Send) -> None:
 @at("/choose")
 async def choose(scope: Scope, receive: Receive, send: Send) -> None:
     chosen = next((name for name in scope["subprotocols"] if name in {"graphql", "chat"}), None)
-    await send({**ACCEPT, "subprotocol": chosen, "headers": ACCEPT_HEADERS})
+    await send({**ACCEPT, "subprotocol": chosen, "headers": map(list, ACCEPT_HEADERS)})
 
 
 @at("/close")
@@ -413,6 +428,35 @@ async def ping_me(scope: Scope, receive: Receive, send: Send) -> None:
     """Be busy elsewhere while the client pings."""
     await send(ACCEPT)
     await send(text("welcome"))
+    await gate().wait()
+
+
+@at("/one-gives-up")
+async def one_gives_up(scope: Scope, receive: Receive, send: Send) -> None:
+    """Two tasks receive, and the one that came first is cancelled."""
+    await send(ACCEPT)
+    first, second = (asyncio.create_task(texts(receive)) for _ in range(2))
+    await send(text("welcome"))
+    await gate().wait()
+    first.cancel()
+    report("received", by=await second)
+
+
+@at("/return-while-senders-wait")
+async def return_while_senders_wait(scope: Scope, receive: Receive, send: Send) -> None:
+    """End while tasks of the handler still wait for a client that does not read."""
+    await send(ACCEPT)
+    sent: list[int] = []
+
+    async def sender() -> None:
+        with told("end"):
+            while True:
+                number = len(sent)
+                sent.append(number)
+                await send(text(numbered(number, 0, 0)))
+
+    TASKS_LEFT.extend(asyncio.create_task(sender()) for _ in range(TASKS))
+    report("sending")
     await gate().wait()
 
 

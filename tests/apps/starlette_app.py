@@ -18,6 +18,7 @@ from apps.plain import (
     DENIALS,
     MESSAGES,
     SECRET,
+    SOME,
     TASKS,
     gate,
     numbered,
@@ -79,6 +80,17 @@ async def raise_later(websocket: WebSocket) -> None:
     await websocket.accept()
     await websocket.receive_text()
     raise ValueError(SECRET)
+
+
+@at("/echo-some")
+async def echo_some(websocket: WebSocket) -> None:
+    await websocket.accept()
+    for _ in range(SOME):
+        await websocket.send_text(await websocket.receive_text())
+    if websocket.query_params["then"] == "raise":
+        raise ValueError(SECRET)
+    if websocket.query_params["then"] == "close":
+        await websocket.close(4001, "enough")
 
 
 @at("/raise-before")
