@@ -46,7 +46,7 @@ def bars(axes: "Axes", name: str, panel: Panel, floor: float, spec: str) -> None
     # A median may lie a rounding error outside of its own percentiles.
     below = [max(0.0, figure.middle - figure.low) for figure in panel.values()]
     above = [max(0.0, figure.high - figure.middle) for figure in panel.values()]
-    colours = [OURS if peer == "Yaat" else OTHERS for peer in peers]
+    colours = [OURS if "Yaat" in peer else OTHERS for peer in peers]
     axes.barh(peers, middles, color=colours, xerr=(below, above), ecolor="#334155", capsize=2)
     axes.axvline(floor, color="#334155", linewidth=0.8, linestyle=":")
     axes.invert_yaxis()

@@ -157,8 +157,9 @@ def test_a_page_without_marks_is_left_as_it_is(tmp_path: Path) -> None:
 def test_servers_are_measured_and_judged(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- a run begins -->\n<!-- a run ends -->\n")
-    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "50", "--page", str(page)]
-    printed = report("server", *short, "--only", "Yaat,Starlette,C epoll")
+    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "50"]
+    written = ["--page", str(page), "--output", str(tmp_path)]
+    printed = report("server", *short, *written, "--only", "Yaat,Starlette,C epoll")
     peers = ["sansio + Starlette", "ours + Yaat", "ours + Starlette"]
     for row in SERVER_ROWS:
         section = printed.partition(f"### {row}\n")[2].partition("###")[0]
@@ -170,7 +171,9 @@ def test_servers_are_measured_and_judged(tmp_path: Path) -> None:
     assert names(compared) == ["sansio + Starlette", "ours + Starlette", "C epoll"]
     for aim in ("text 32 B, 64x1: ours + Starlette", "JSON 100 B, 64x1: behind", "idle memory"):
         assert aim in printed.partition("### Aims")[2]
+    assert "Of their processors the servers used" in printed
     assert printed.strip() in page.read_text()
+    assert "ours + Yaat" in (tmp_path / "bench-server.svg").read_text()
 
 
 def names(section: str) -> list[str]:
@@ -209,7 +212,7 @@ def test_the_load_looks_at_every_byte(tmp_path: Path, answers: str, found: str |
     (tmp_path / "false.py").write_text(lie + FALSE)
     short = ["--rounds", "1", "--seconds", "0.02", "--connections", "20"]
     asked = ["--app", "false=false:app", "--only", "false"]
-    done = benchmarks("server", *asked, *short, path=tmp_path)
+    done = benchmarks("server", *asked, *short, "--output", str(tmp_path), path=tmp_path)
     if found is None:
         assert done.returncode == 0
         return

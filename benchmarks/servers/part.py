@@ -39,6 +39,7 @@ def measure(settings: Settings) -> None:
             one_round(running, results, settings.seconds)
     sizes = memory.measured(peers, settings, settings.rounds or 1)
     report.whole(results, sizes)
+    report.draw(results, settings.output)
 
 
 def one_round(running: list[Running], results: list[Results], seconds: float) -> None:

@@ -12,6 +12,8 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from benchmarks import processors
+from benchmarks.exchange import WrongAnswerError
+from benchmarks.load import handshake
 from benchmarks.servers.load import Target
 from benchmarks.servers.peers import Served
 
@@ -96,13 +98,17 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(server: Running) -> None:
-    """Until somebody accepts at its port."""
+    """Until it answers a handshake: some listen before they have started who serves."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until and server.process.poll() is None:
-        with socket.socket() as sock:
-            if sock.connect_ex(("127.0.0.1", server.port)) == 0:
-                return
-        time.sleep(0.02)
+        try:
+            handshake(server.port, "/text").close()
+        except WrongAnswerError:
+            return  # what is wrong with it the load will say
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
     command = " ".join(server.peer.command(server.port))
     said = f"{server.peer.name} did not start: {command}\n{server.printed()}"
     raise NotStartedError(said.strip())

@@ -1,16 +1,31 @@
 """The report: a table a row, one of all ratios, and whether the aims are reached."""
 
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
 
-import uvicorn
-
+from benchmarks import plot
 from benchmarks.figures import figure, table
 from benchmarks.servers import memory
 from benchmarks.servers.peers import BASE, OURS_STARLETTE, OURS_YAAT, Kind, Served
-from benchmarks.servers.rows import ECHOES, SHORT, Results
+from benchmarks.servers.rows import ECHOES, SATURATED, SHORT, Results
 
 STARLETTE_AIM = 1.8
 BEHIND = 1.25  # a peer that is ahead of us by less is within the noise
+MEASURED = (
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "wsproto",
+    "granian",
+    "hypercorn",
+    "aiohttp",
+    "websockets",
+    "picows",
+    "sanic",
+    "tornado",
+    "socketify",
+)
 
 
 def heading(rounds: int, seconds: float, *, pinned: bool) -> str:
@@ -20,11 +35,10 @@ def heading(rounds: int, seconds: float, *, pinned: bool) -> str:
         else "ONE PROCESSOR FOR ALL: only the CPU per message says anything"
     )
     return (
-        f"\n## The server\n\nuvicorn {uvicorn.__version__}; no permessage-deflate; {where}; "
-        f"{rounds} interleaved rounds, {seconds} s each turn. "
-        f"All ratios are above 1 where the first is better than the second. {BASE.name} is "
-        "uvicorn with `--ws websockets-sansio`, *ours* is uvicorn with "
-        "`--ws yaat.server:WebSocketProtocol`."
+        f"\n## The server\n\n{', '.join(f'{name} {version(name)}' for name in MEASURED)}; "
+        f"no permessage-deflate; {where}; {rounds} interleaved rounds, {seconds} s each turn. "
+        f"Median (10th to 90th percentile) of the ratios round by round, above 1 where it is "
+        "better: more in a second, or less CPU."
     )
 
 
@@ -32,6 +46,7 @@ def whole(results: Sequence[Results], sizes: memory.Sizes) -> None:
     for result in results:
         print(f"\n### {result.row.title}\n")
         print(table(head(result), lines(result)))
+    print("\n" + busy(results))
     memory.report(sizes)
     if OURS_YAAT in results[0].turns:
         print("\n### Yaat on our class ÷ the others\n")
@@ -42,6 +57,31 @@ def whole(results: Sequence[Results], sizes: memory.Sizes) -> None:
         )
         for said in (*verdicts(results), *memory.verdicts(sizes)):
             print(f"- {said}")
+
+
+def busy(results: Sequence[Results]) -> str:
+    """Tell whether something else than the servers was measured."""
+    turns = [turn for result in results for turns in result.turns.values() for turn in turns]
+    servers = figure(turn.server_share for turn in turns)
+    load = figure(turn.load_share for turn in turns)
+    said = f"Of their processors the servers used {servers:.0%}, the load {load:.0%}."
+    if servers.middle < SATURATED:
+        said += " SOMETHING ELSE RAN ON THIS MACHINE: only the CPU per message says anything."
+    return said
+
+
+def draw(results: Sequence[Results], output: Path) -> None:
+    """One panel a row, without the limits, which are far off the scale."""
+    panels = {
+        result.row.title: {
+            peer.name: result.ratio(peer, BASE).deciding
+            for peer in result.turns
+            if peer.kind is not Kind.LIMIT
+        }
+        for result in results
+    }
+    unit = f"times as fast as {BASE.name} (more is better)"
+    plot.draw(output / "bench-server.svg", "Servers", unit, panels, floor=1.0, spec=".2f")
 
 
 def head(result: Results) -> list[str]:
