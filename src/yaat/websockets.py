@@ -654,11 +654,11 @@ class WebSocket(HTTPConnection):
 
     async def _bounded(self, following: Awaitable[Message]) -> Message:
         """Wait without end, unless the end is known: then the server gets `close_timeout`."""
-        bound = asyncio.timeout_at(self._end_by)
-        if self._end_by is not None:
-            # However late: what has come in by then, some servers need a moment to hand over.
-            soon = asyncio.get_running_loop().time() + PATIENCE
-            bound = asyncio.timeout_at(max(soon, self._end_by))
+        if self._end_by is None:
+            return await following
+        # However late: what has come in by then, some servers need a moment to hand over.
+        soon = asyncio.get_running_loop().time() + PATIENCE
+        bound = asyncio.timeout_at(max(soon, self._end_by))
         try:
             async with bound:
                 return await following

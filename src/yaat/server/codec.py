@@ -323,6 +323,7 @@ class _Partial:
         "_payload",
         "_tiny",
         "_utf8",
+        "_wire",
         "fin",
         "left",
     )
@@ -333,6 +334,8 @@ class _Partial:
         self._mask = b""
         self._payload = bytearray()
         self._max_bytes = max_bytes
+        # DEFLATE makes nothing much longer, but may take for ever to make nothing.
+        self._wire = 2 * max_bytes + 1_024
         self._tiny = max_tiny
         self._utf8 = _utf8() if text else None
         self._inflater = Inflater() if compressed else None
@@ -348,7 +351,8 @@ class _Partial:
             FrameError: The message is longer than it may be, which is known before it is there; or
                 it comes in too many crumbs, as an endless one may that never grows.
         """
-        if not self._inflater and len(self._payload) + length > self._max_bytes:
+        self._wire -= length
+        if self._wire < 0 or (not self._inflater and len(self._payload) + length > self._max_bytes):
             raise _too_big(self._max_bytes)
         if length < TINY and not fin:
             self._tiny -= 1

@@ -95,7 +95,12 @@ class Deflate(NamedTuple):
     def compress(self, payload: bytes) -> bytes:
         """Return `payload` as a compressed message has it (7.2.1)."""
         streams = _idle_streams(self.window)
-        stream = streams.pop() if streams else zlib.compressobj(1, zlib.DEFLATED, -self.window)
+        try:
+            stream = streams.pop()
+        except IndexError:
+            # With more memory zlib slides a table along that is larger than the window.
+            memory = min(self.window - 6, zlib.DEF_MEM_LEVEL)
+            stream = zlib.compressobj(1, zlib.DEFLATED, -self.window, memory)
         # zlib on Z_FULL_FLUSH: "the compression state is reset so that decompression can restart
         # from this point". So one compressor serves everybody; a new one for each message costs
         # up to 60 us where the allocator gives memory back.
@@ -110,7 +115,6 @@ def _idle_streams(window: int) -> "list[zlib._Compress]":  # noqa: ARG001 - the 
     return []
 
 
-@lru_cache(maxsize=256)
 def negotiated(offers: str) -> Deflate | None:
     """Accept the first offer in a `Sec-WebSocket-Extensions` header that we can keep to.
 
@@ -122,6 +126,12 @@ def negotiated(offers: str) -> Deflate | None:
 
     Spec: RFC 7692, sections 5.1 and 7.1.
     """
+    # What browsers say is known; what is long is not worth keeping.
+    return _negotiated(offers) if len(offers) < 256 else _negotiated.__wrapped__(offers)
+
+
+@lru_cache(maxsize=256)
+def _negotiated(offers: str) -> Deflate | None:
     try:
         extensions = parse_extension(offers)
     except InvalidHeader as error:

@@ -8,21 +8,35 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
+from yaat.handshake import is_token
+
 Headers = Iterable[tuple[bytes, bytes]]
 
 # 1.3: 'the string "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"'
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # 4.1: "a randomly selected 16-byte value that has been base64-encoded"
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
-_TOKENS = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*,[ \t]*[!#$%&'*+\-.^_`|~0-9A-Za-z]+)*")
 _ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+# What nearly every handshake has: one object for all, as they live as long as their connections.
+_SHARED = {
+    word: word
+    for word in b"""host user-agent accept accept-language accept-encoding origin pragma cookie
+        cache-control connection upgrade authorization sec-websocket-version sec-websocket-key
+        sec-websocket-protocol sec-websocket-extensions sec-fetch-dest sec-fetch-mode
+        sec-fetch-site x-forwarded-for x-forwarded-proto x-real-ip Upgrade websocket 13 no-cache
+        keep-alive """.split()
+}
+# RFC 9110, 15.3.5 and 15.4.5; 8.6: no Content-Length with them either.
+_WITHOUT_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class HandshakeError(Exception):
     """A request that is no handshake: what to answer it with."""
 
-    def __init__(self, reason: str, status: int = 400, headers: Headers = ()) -> None:
+    def __init__(
+        self, reason: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST, headers: Headers = ()
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
@@ -62,7 +76,16 @@ def parsed(head: bytes) -> Request:
         path = raw_path.decode("ascii")
     except UnicodeDecodeError:
         raise HandshakeError("The path has to be percent-encoded.") from None
-    headers = [_header(line) for line in rest.split(b"\r\n") if line]
+    lines = [line.partition(b":") for line in rest.split(b"\r\n")]
+    headers = [
+        (_SHARED.get(name := given.lower(), name), _SHARED.get(value := rest.strip(b" \t"), value))
+        for given, _, rest in lines
+        if given
+    ]
+    # 4.2.1: "A |Host| header field containing the server's authority"; RFC 9112, 3.2: to a request
+    # with none or several a server "MUST respond with a 400".
+    if sum(name == b"host" for name, _ in headers) != 1:
+        raise HandshakeError("There has to be one Host header.")
     special = _special(headers)
     return Request(
         raw_path,
@@ -84,15 +107,12 @@ def _target(line: bytes) -> bytes:
         )
     target = rest.partition(b" ")[0]
     # RFC 9112, 3.2.2: a server "MUST accept the absolute-form in requests".
-    target = _ORIGIN.sub(b"", target, count=1) or b"/" if target[:1] != b"/" else target
-    if target[:1] not in (b"/", b"?"):
+    if (origin := _ORIGIN.match(target)) is not None:
+        target = target[origin.end() :]
+        target = target if target.startswith(b"/") else b"/" + target
+    if not target.startswith(b"/"):
         raise HandshakeError("The target of the request has to be a path.")
-    return target if target[:1] == b"/" else b"/" + target
-
-
-def _header(line: bytes) -> tuple[bytes, bytes]:
-    name, _, value = line.partition(b":")
-    return name.lower(), value.strip(b" \t")
+    return target
 
 
 def _special(headers: Headers) -> dict[bytes, list[bytes]]:
@@ -125,10 +145,13 @@ def _subprotocols(special: dict[bytes, list[bytes]]) -> list[str]:
     if not values:
         return []
     # 11.3.4: it "MAY appear multiple times", which "is logically the same as a single" one.
-    offered = b",".join(values).decode("latin-1")
-    if not _TOKENS.fullmatch(offered):
+    elements = [part.strip(" \t") for part in b",".join(values).decode("latin-1").split(",")]
+    # RFC 9110, 5.6.1.2: "A recipient MUST parse and ignore a reasonable number of empty list
+    # elements".
+    offered = [element for element in elements if element]
+    if not all(map(is_token, offered)):
         raise HandshakeError("Sec-WebSocket-Protocol has to be a list of tokens.")
-    return [token.strip(" \t") for token in offered.split(",")]
+    return offered
 
 
 def accepted(
@@ -164,9 +187,16 @@ class Denial:
         self._headers: list[tuple[bytes, bytes]] | None = list(headers)
         self._chunked = False
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the head has been taken."""
+        return self._headers is None
+
     def part(self, body: bytes, *, more: bool) -> bytes:
         """Return what goes out for a part of the body, with the head before the first."""
         head = b"" if self._headers is None else self._begun(self._headers, len(body), more=more)
+        if self._status in _WITHOUT_BODY:
+            return head
         if self._chunked:  # RFC 9112, 7.1
             body = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
             body += b"" if more else b"0\r\n\r\n"
@@ -174,7 +204,8 @@ class Denial:
 
     def _begun(self, headers: list[tuple[bytes, bytes]], size: int, *, more: bool) -> bytes:
         self._headers = None
-        if not any(name == b"content-length" for name, _ in headers):
+        framed = self._status in _WITHOUT_BODY
+        if not framed and not any(name == b"content-length" for name, _ in headers):
             self._chunked = more
             framing = (b"transfer-encoding", b"chunked")
             headers.append(framing if more else (b"content-length", b"%d" % size))

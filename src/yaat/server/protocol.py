@@ -3,9 +3,10 @@
 import asyncio
 import contextvars
 import logging
+import math
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar, Final, cast
+from typing import Any, ClassVar, Final, TypeVarTuple, Unpack, cast
 
 from uvicorn._types import WebSocketScope
 from uvicorn.config import Config
@@ -27,12 +28,14 @@ from yaat.lifecycle import (
     CLOSE,
     CONNECT,
     DISCONNECT,
+    OUTGOING,
     RECEIVE,
     RESPONSE_BODY,
     RESPONSE_END,
     RESPONSE_START,
     SEND,
     State,
+    illegal,
     is_silent,
     move,
 )
@@ -46,10 +49,14 @@ from yaat.types import ASGIApp, Message, Scope
 
 SPEC_VERSION: Final = "2.5"
 # From this size on a payload is handed over beside its head rather than copied behind it.
-LONG: Final = 16_384
+LONG: Final = 4_096
+# So many messages below that are handed over in one.
+MOST_GATHERED: Final = 16
 
 _logger = logging.getLogger("uvicorn.error")
+Ts = TypeVarTuple("Ts")
 _Code = WebSocketCloseEvent
+_OF_APPLICATIONS = OUTGOING - {RESPONSE_END}
 _CONNECT = object()  # what stands in the queue for websocket.connect
 _PING_FRAME = codec.head(codec.PING, 0)
 # What is about the connection itself, of which the server alone decides (RFC 9110, 7.6.1).
@@ -97,6 +104,7 @@ class WebSocketProtocol(asyncio.Protocol):
         "_denial",
         "_early",
         "_ending",
+        "_gathered",
         "_heard",
         "_loop",
         "_paused",
@@ -140,6 +148,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._paused = False
         self._ending: tuple[int, str] | None = None
         # Writing. While the transport is full it has the turn.
+        self._gathered: list[bytes] = []
         self._turns = Turns()
         self._blocked = False
         self._ping: Ping | None = None
@@ -169,11 +178,18 @@ class WebSocketProtocol(asyncio.Protocol):
         # Else the connection has failed: "An endpoint MUST NOT continue to attempt to process
         # data" (7.1.7). It is read so that no reset overtakes our close frame.
 
+    def eof_received(self) -> None:
+        """Hang up too: a peer that has closed its half without a close frame has gone."""
+        if self._ending is None:
+            self._end(_Code.ABNORMAL_CLOSURE)
+        self._hang_up()
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the application."""
         self._connections.discard(self)
         self._end(_Code.ABNORMAL_CLOSURE)
-        self._arm(None)
+        self._disarm()
+        self._gathered.clear()
 
     def pause_writing(self) -> None:
         """Let whoever sends wait: more than `write_buffer` bytes are buffered."""
@@ -183,7 +199,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Let the first who waits send."""
         self._blocked = False
         if self._ping is not None and self._state is State.OPEN:
-            self._transport.write(codec.pong_frame(self._ping))
+            self._write(codec.pong_frame(self._ping))
         self._ping = None
         self._yield_turn()
 
@@ -192,7 +208,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._state is State.PENDING:
             self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
         elif self._state is State.OPEN:
-            self._transport.write(codec.close_frame(_Code.SERVICE_RESTART))
+            self._write(codec.close_frame(_Code.SERVICE_RESTART))
         self._end(_Code.SERVICE_RESTART)
         self._hang_up()
 
@@ -230,13 +246,14 @@ class WebSocketProtocol(asyncio.Protocol):
     def _described(self, request: Request) -> Scope:
         """Return the scope (ASGI, "Websocket Connection Scope")."""
         root_path = self._config.root_path
+        server, client = _addresses(self._transport)
         return {
             "type": "websocket",
             "asgi": {"version": self._config.asgi_version, "spec_version": SPEC_VERSION},
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(self._transport) else "ws",
-            "server": get_local_addr(self._transport),
-            "client": get_remote_addr(self._transport),
+            "server": server,
+            "client": client,
             "root_path": root_path,
             "path": root_path + request.path,
             "raw_path": root_path.encode("ascii") + request.raw_path,
@@ -253,21 +270,27 @@ class WebSocketProtocol(asyncio.Protocol):
         try:
             app = cast(ASGIApp, self._config.loaded_app)
             await app(scope, self.receive, self.send)
-        except ClientDisconnected:
-            pass  # ASGI, "Disconnected Client": no error, and not to be logged as one
-        except BaseException:  # as uvicorn has it: none may reach the loop
-            _logger.exception("Exception in ASGI application\n")
+        except BaseException as error:
+            # ASGI, "Disconnected Client": that the peer has gone is no error, nor is what Starlette
+            # makes of it.
+            gone = isinstance(error, ClientDisconnected | WebSocketDisconnect)
+            if not gone or self._ending is None:
+                _logger.exception("Exception in ASGI application\n")
             code = _Code.INTERNAL_ERROR
         if self._state is State.OPEN:
             self._state = move(self._state, CLOSE)
             self._close({"code": code})
-        elif self._ending is None and self._state is not State.CLOSING:
-            if code == _Code.NORMAL_CLOSURE:
-                _logger.error("ASGI callable returned without completing handshake.")
-            if self._state is State.PENDING:
-                self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
-            self._end(_Code.ABNORMAL_CLOSURE)
-            self._hang_up()
+        elif self._state is State.PENDING or self._state is State.DENYING:
+            self._abandon(returned=code == _Code.NORMAL_CLOSURE)
+
+    def _abandon(self, *, returned: bool) -> None:
+        """Answer a handshake that the application has not."""
+        if returned:
+            _logger.error("ASGI callable returned without completing handshake.")
+        if self._denial is None or not self._denial.has_begun:
+            self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
+        self._end(_Code.ABNORMAL_CLOSURE)
+        self._hang_up()
 
     # What the application receives.
 
@@ -311,16 +334,16 @@ class WebSocketProtocol(asyncio.Protocol):
                 decoder.feed(b"")
         except FrameError as error:
             failure = error
-        if decoder.controls:
-            self._heed(decoder)
-        if failure is not None:
-            self._fail(failure.code, failure.reason)
         if decoder.messages:
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
             if (waiter is None or decoder.held_back) and self._is_full(decoder):
                 self._pause()
+        if decoder.controls:
+            self._heed(decoder)
+        if failure is not None:
+            self._soon(self._fail, failure.code, failure.reason)
 
     def _is_full(self, decoder: Decoder) -> bool:
         return (
@@ -380,16 +403,18 @@ class WebSocketProtocol(asyncio.Protocol):
         if kind == SEND and before is State.OPEN:
             self._send(message)
             return
+        if kind not in _OF_APPLICATIONS:
+            raise illegal(before, str(kind), OUTGOING)
         if kind == RESPONSE_BODY and not message.get("more_body", False):
             kind = RESPONSE_END
         try:
-            self._state = move(before, str(kind))
+            self._state = move(before, kind)
         except WebSocketDisconnect:
             raise ClientDisconnected from None
-        if not is_silent(before, str(kind)):
+        if not is_silent(before, kind):
             try:
-                _ACTIONS[before, str(kind)](self, message)
-            except (TypeError, ValueError):  # a value that must not be sent: nothing has happened
+                _ACTIONS[before, kind](self, message)
+            except Exception:  # a value that must not be sent: nothing has happened
                 self._state = before
                 raise
 
@@ -401,14 +426,38 @@ class WebSocketProtocol(asyncio.Protocol):
             opcode, payload = codec.TEXT, _encoded(text)
         else:
             opcode, payload = codec.BINARY, _as_bytes(payload)
+        # A write that failed says nothing, and who never waits would not hear of the loss either.
+        if self._transport.is_closing():
+            raise ClientDisconnected
         flags = codec.FIN
         if self._deflate is not None and len(payload) >= self.settings.compress_from:
             flags, payload = flags | codec.RSV1, self._deflate.compress(payload)
         head = codec.head(opcode, len(payload), flags)
-        if len(payload) < LONG:
-            self._transport.write(head + payload)
-        else:
+        if len(payload) >= LONG:
+            self._flush()
             self._transport.writelines((head, payload))
+        elif self._decoder.messages and len(self._gathered) < MOST_GATHERED:
+            # The application has more to answer: one write for all of it. A write for each is a
+            # system call for each, which is most of what an answer costs.
+            if not self._gathered:
+                self._loop.call_soon(self._flush)
+            self._gathered.append(head + payload)
+        else:
+            self._write(head + payload)
+
+    def _write(self, data: bytes) -> None:
+        """Write `data` behind what was gathered."""
+        if self._gathered:
+            self._gathered.append(data)
+            self._flush()
+        else:
+            self._transport.write(data)
+
+    def _flush(self) -> None:
+        if self._gathered:
+            data = b"".join(self._gathered)
+            self._gathered.clear()
+            self._transport.write(data)
 
     def _accept(self, message: Message) -> None:
         request = self._request
@@ -418,7 +467,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._log("[accepted]")
         extensions = self._deflate and self._deflate.response
         headers = [*self._server_state.default_headers, *headers]
-        self._transport.write(opening.accepted(request, subprotocol, extensions, headers))
+        self._write(opening.accepted(request, subprotocol, extensions, headers))
         self._request = self._scope = None
         if self._config.ws_ping_interval:
             self._arm(self._config.ws_ping_interval, self._send_ping)
@@ -436,14 +485,14 @@ class WebSocketProtocol(asyncio.Protocol):
     def _close(self, message: Message) -> None:
         code = message.get("code")
         code = travelling_code(_Code.NORMAL_CLOSURE if code is None else code)
-        self._transport.write(codec.close_frame(code, checked_reason(message.get("reason"))))
+        self._write(codec.close_frame(code, checked_reason(message.get("reason"))))
         self._arm(self.settings.close_timeout, self._transport.abort)
         if self._paused:
             self._advance(b"")
             self._read_on()
 
     def _deny(self, message: Message) -> None:
-        status = message["status"]
+        status = message.get("status")
         if not isinstance(status, int) or not 200 <= status <= 599:
             raise ArgumentError(f"a response has a status from 200 to 599, not {status!r}")
         headers = [
@@ -457,13 +506,13 @@ class WebSocketProtocol(asyncio.Protocol):
     def _deny_part(self, message: Message) -> None:
         assert self._denial is not None
         body, more = _as_bytes(message.get("body", b"")), message.get("more_body", False)
-        self._transport.write(self._denial.part(body, more=more))
+        self._write(self._denial.part(body, more=more))
         if not more:
             self._hang_up()
 
-    def _respond(self, status: int, text: str = "", headers: opening.Headers = ()) -> None:
+    def _respond(self, status: HTTPStatus, text: str = "", headers: opening.Headers = ()) -> None:
         headers = [*self._server_state.default_headers, *headers]
-        self._transport.write(opening.response(status, text, headers))
+        self._write(opening.response(status, text or status.phrase, headers))
 
     def _log(self, outcome: object) -> None:
         """Say what became of a handshake, in uvicorn's words."""
@@ -476,19 +525,34 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _heed(self, decoder: Decoder) -> None:
         """Answer pings, and the peer's close."""
-        controls = decoder.controls[:]
+        pings = [control for control in decoder.controls if isinstance(control, Ping)]
+        last = decoder.controls[-1]
         decoder.controls.clear()
-        close = controls.pop() if isinstance(controls[-1], Close) else None
-        if controls and self._state is State.OPEN:
-            self._pong(cast(list[Ping], controls))
-        if isinstance(close, Close):
-            # 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close
-            # frame, the endpoint MUST send a Close frame in response", which "typically echoes
-            # the status code it received".
-            if self._state is State.OPEN:
-                self._transport.write(codec.close_frame(close.code))
-            self._end(close.code, close.reason)
-            self._hang_up()
+        if pings and self._state is State.OPEN:
+            self._pong(pings)
+        if isinstance(last, Close):
+            self._soon(self._return_close, last)
+
+    def _soon(self, end: Callable[[Unpack[Ts]], None], *arguments: *Ts) -> None:
+        """End the connection; first let an application that waits for messages answer them.
+
+        5.5.1: "An endpoint MAY delay sending a Close frame until its current message is sent".
+        """
+        if self._decoder.messages and self._waiter is not None:
+            self._loop.call_soon(end, *arguments)
+        else:
+            end(*arguments)
+
+    def _return_close(self, close: Close) -> None:
+        # 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame,
+        # the endpoint MUST send a Close frame in response", which "typically echoes the status
+        # code it received".
+        if self._ending is not None:  # it was lost meanwhile
+            return
+        if self._state is State.OPEN:
+            self._write(codec.close_frame(close.code))
+        self._end(close.code, close.reason)
+        self._hang_up()
 
     def _pong(self, pings: list[Ping]) -> None:
         # 5.5.3: who "has not yet sent Pong frame(s) in response to previous Ping frame(s)" may
@@ -496,12 +560,14 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._blocked:
             self._ping = pings[-1]
         else:
-            self._transport.write(b"".join(map(codec.pong_frame, pings)))
+            self._write(b"".join(map(codec.pong_frame, pings)))
 
     def _fail(self, code: int, reason: str) -> None:
         """Fail the connection (7.1.7): say why, hear no more, and hang up."""
+        if self._ending is not None:  # it was lost before it could fail
+            return
         if self._state is State.OPEN:
-            self._transport.write(codec.close_frame(code, reason))
+            self._write(codec.close_frame(code, reason))
             self._end(code, reason)
         else:
             self._end(_Code.ABNORMAL_CLOSURE)
@@ -509,6 +575,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._hang_up()
             return
         # With a FIN the peer hangs up. If we did while it sends, a reset might overtake our close.
+        self._flush()
         self._transport.write_eof()
         self._arm(self.settings.close_timeout, self._transport.abort)
 
@@ -525,39 +592,59 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _hang_up(self) -> None:
         """Close the transport; it has a while to hand over what is buffered."""
+        self._flush()
         self._transport.close()
         self._arm(self.settings.close_timeout, self._transport.abort)
 
     # What is waited for.
 
-    def _arm(self, seconds: float | None, callback: Callable[[], object] | None = None) -> None:
-        """Wait for one thing: until then, `callback` is not called."""
+    def _arm(self, seconds: float, callback: Callable[[Unpack[Ts]], None], *arguments: *Ts) -> None:
+        """Wait for this, and for nothing else any more."""
+        self._disarm()
+        self._timer = self._loop.call_later(seconds, callback, *arguments)
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if callback is None else self._loop.call_later(seconds or 0, callback)
+            self._timer = None
 
     def _send_ping(self) -> None:
         """Ask whether the peer is there."""
         self._heard = False
-        self._transport.write(_PING_FRAME)
-        timeout = self._config.ws_ping_timeout
-        if timeout is None:
-            self._arm(self._config.ws_ping_interval, self._send_ping)
-        else:
-            self._arm(timeout, self._expect_sign_of_life)
+        self._write(_PING_FRAME)
+        self._await_sign_of_life(0.0)
 
-    def _expect_sign_of_life(self) -> None:
-        """End the connection if nothing was heard; while reading is paused, nothing can be."""
-        interval, timeout = self._config.ws_ping_interval, self._config.ws_ping_timeout
-        assert interval is not None
-        assert timeout is not None
-        if self._heard or self._paused:
-            self._arm(max(0.0, interval - timeout), self._send_ping)
+    def _await_sign_of_life(self, waited: float) -> None:
+        """Send the next ping an interval after the last, if anything was heard since then.
+
+        Args:
+            waited: For how many seconds.
+        """
+        interval = self._config.ws_ping_interval or math.inf
+        timeout = self._config.ws_ping_timeout or math.inf
+        # While reading is paused, nothing can be heard.
+        if self._heard or self._paused or (waited >= interval and timeout == math.inf):
+            self._arm(max(0.0, interval - waited), self._send_ping)
+        elif waited < timeout:
+            step = min(interval, timeout - waited)
+            self._arm(step, self._await_sign_of_life, waited + step)
         else:
             reason = "keepalive ping timeout"
-            self._transport.write(codec.close_frame(_Code.INTERNAL_ERROR, reason))
+            self._write(codec.close_frame(_Code.INTERNAL_ERROR, reason))
             self._end(_Code.ABNORMAL_CLOSURE, reason)
             self._hang_up()
+
+
+def _addresses(transport: asyncio.Transport) -> tuple[object, object]:
+    """Return our address and the peer's: uvicorn's HTTP class, which was here before, knows them.
+
+    To ask the kernel again costs more than all else that is in a scope.
+    """
+    before: Any = transport.get_protocol()
+    try:
+        return before.server, before.client
+    except AttributeError:
+        return get_local_addr(transport), get_remote_addr(transport)
 
 
 def _encoded(text: object) -> bytes:
