@@ -23,6 +23,7 @@ Handler = Callable[["Connection"], Coroutine[Any, Any, None]]
 LIBC: Final = ctypes.CDLL(None)
 BIG: Final = 65_536
 SINGERS: Final = 100
+DROP: Final = b"x" * 32
 SONG: Final = b"la " * (BIG // 3)
 PATIENCE: Final = 0.3
 """In seconds: a send that takes longer waits for the peer."""
@@ -192,6 +193,13 @@ async def feed(connection: Connection) -> None:
         await connection.send(numbered(connection.told.sent))
 
 
+async def patter(connection: Connection) -> None:
+    """Send little for ever, and never receive."""
+    await connection.accept()
+    while True:
+        await connection.send(DROP)
+
+
 async def choir(connection: Connection) -> None:
     """Send for ever from many tasks at once."""
     await connection.accept()
@@ -215,6 +223,14 @@ async def hold(connection: Connection) -> None:
     await count(connection)
 
 
+async def sip(connection: Connection) -> None:
+    """Receive a first message, and be a `hold` then."""
+    await connection.accept()
+    await connection.receive()
+    await connection.allowed.wait()
+    await count(connection)
+
+
 async def refuse_to_decide(connection: Connection) -> None:
     """Accept when that is allowed, and be a `hold`."""
     await connection.allowed.wait()
@@ -224,16 +240,16 @@ async def refuse_to_decide(connection: Connection) -> None:
 
 async def count(connection: Connection) -> None:
     numbers: list[int] = []
-    bytes_ = 0
+    size = 0
     while (message := await connection.receive()) is not None:
         if message in ("end", b"end"):
             in_order = numbers == list(range(len(numbers)))
-            tale = {"messages": len(numbers), "bytes": bytes_, "in order": in_order}
+            tale = {"messages": len(numbers), "size": size, "in order": in_order}
             await connection.send(json.dumps(tale))
-            numbers, bytes_ = [], 0
+            numbers, size = [], 0
         else:
-            numbers.append(int(message[:8]) if message else len(numbers))
-            bytes_ += len(message)
+            numbers.append(int(message[:8]) if len(message) > 7 else len(numbers))
+            size += len(message)
 
 
 async def echo(connection: Connection) -> None:
@@ -287,8 +303,10 @@ async def stuff(connection: Connection) -> None:
 
 HANDLERS: dict[str, Handler] = {
     "feed": feed,
+    "patter": patter,
     "choir": choir,
     "hold": hold,
+    "sip": sip,
     "undecided": refuse_to_decide,
     "echo": echo,
     "measure": measure,
