@@ -46,6 +46,12 @@ LARGE: Final = 127
 TINY: Final = 64
 """A fragment of fewer bytes is a tiny one."""
 
+MAX_PINGS: Final = 4_096
+"""As many pings of one read are answered each, or else the latest of them."""
+# A message that comes in pieces is kept in blocks of so many bytes or more: a single buffer that
+# grows would be copied, and be there twice, while it does.
+BLOCK: Final = 65_536
+
 _OPCODES = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _WHOLE_TEXT = FIN | TEXT
 _WHOLE_BINARY = FIN | BINARY
@@ -305,6 +311,10 @@ class Decoder:
 
     def _control(self, opcode: int, payload: bytes) -> None:
         if opcode == PING:
+            # 5.5.3: an endpoint "MAY elect to send a Pong frame for only the most recently
+            # processed Ping frame". A read may bring 40,000 of them.
+            if len(self.controls) == MAX_PINGS:
+                self.controls.clear()
             self.controls.append(Ping(payload))
         elif opcode == CLOSE:
             self.controls.append(_close(payload))
@@ -317,10 +327,11 @@ class _Partial:
     """A message that has not come whole: cut by its sender into fragments, or by a read."""
 
     __slots__ = (
+        "_blocks",
         "_inflater",
         "_mask",
         "_max_bytes",
-        "_payload",
+        "_size",
         "_tiny",
         "_utf8",
         "_wire",
@@ -332,7 +343,8 @@ class _Partial:
         self.left = 0  # bytes of the frame at hand
         self.fin = False
         self._mask = b""
-        self._payload = bytearray()
+        self._blocks = [bytearray()]
+        self._size = 0
         self._max_bytes = max_bytes
         # DEFLATE makes nothing much longer, but may take for ever to make nothing.
         self._wire = 2 * max_bytes + 1_024
@@ -352,7 +364,7 @@ class _Partial:
                 it comes in too many crumbs, as an endless one may that never grows.
         """
         self._wire -= length
-        if self._wire < 0 or (not self._inflater and len(self._payload) + length > self._max_bytes):
+        if self._wire < 0 or (not self._inflater and self._size + length > self._max_bytes):
             raise _too_big(self._max_bytes)
         if length < TINY and not fin:
             self._tiny -= 1
@@ -378,17 +390,22 @@ class _Partial:
         if self._inflater is not None:
             for inflated in self._inflater.finish():
                 self._add(inflated)
+        payload = b"".join(self._blocks)
         if self._utf8 is None:
-            return bytes(self._payload)
+            return payload
         self._utf8.decode(b"", final=True)
-        return self._payload.decode()
+        return payload.decode()
 
     def _add(self, piece: bytes) -> None:
-        if len(self._payload) + len(piece) > self._max_bytes:
+        self._size += len(piece)
+        if self._size > self._max_bytes:
             raise _too_big(self._max_bytes)
         if self._utf8 is not None:
             self._utf8.decode(piece)  # for the first byte that is wrong; what is right is kept
-        self._payload += piece
+        if len(self._blocks[-1]) < BLOCK:
+            self._blocks[-1] += piece
+        else:
+            self._blocks.append(bytearray(piece))
 
 
 def _too_big(limit: int) -> FrameError:
