@@ -384,7 +384,11 @@ async def test_tasks_that_wait_for_a_client_that_does_not_read_are_told(
         await client.receive()
         await LEAVING[way][0](client)
         await peer.recorded("end", TASKS)
-    assert [end["error"] for end in peer.records("end")] == [GONE[peer.app]] * TASKS
+    first, *others = (end["error"] for end in peer.records("end"))
+    assert first == GONE[peer.app]
+    # Starlette by itself refuses what is sent after a send that has failed.
+    starlettes = set() if peer.app == "plain" else {"WebSocketDisconnected"}
+    assert set(others) <= {GONE[peer.app]} | starlettes
     assert (await peer.recorded("left"))["code"] == 1006
     await assert_quiet(peer)
 

@@ -380,8 +380,9 @@ async def test_a_handshake_begins_with_get(peer: Served, method: bytes) -> None:
     assert peer.tracebacks() == 0
 
 
-async def test_a_target_in_raw_bytes_is_no_accident(peer: Served) -> None:
-    answer = await answer_to(peer, fields(peer).items(), path="/scope/caf\xc3\xa9")
+@pytest.mark.parametrize("path", ["/scope/caf\xc3\xa9", "/scope?q=caf\xc3\xa9"])
+async def test_a_target_that_is_no_uri_is_no_accident(peer: Served, path: str) -> None:
+    answer = await answer_to(peer, fields(peer).items(), path)
     assert answer.status in {101, 400}
     assert peer.errors() == []
     assert peer.tracebacks() == 0
@@ -393,6 +394,19 @@ async def test_a_target_with_an_authority(peer: Served) -> None:
         target = peer.server.url(peer.keyed("/echo")).replace("ws:", "http:")
         writer.write(request(fields(peer).items(), target))
         assert (await read_answer(reader)).status == 101
+
+
+async def test_a_handshake_may_follow_an_ordinary_request(peer: Served) -> None:
+    async with dialled(peer) as (reader, writer):
+        writer.write(b"GET /page HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        while not (await reader.readline()).startswith(b"0"):
+            pass
+        await reader.readline()
+        writer.write(request(fields(peer).items(), peer.keyed("/return")))
+        answer = await read_answer(reader)
+        assert answer.header("sec-websocket-accept") == ACCEPTED
+        assert await reader.readexactly(9) == b"\x81\x03bye\x88\x02\x03\xe8"
 
 
 # The answer to the handshake
@@ -479,6 +493,16 @@ async def test_a_denial_leaves_as_it_is_made(peer: Served) -> None:
         assert await reader.readexactly(9) == b"4\r\none \r\n"
         await open_the_gate(peer)
         assert await reader.read() == b"3\r\ntwo\r\n0\r\n\r\n"
+
+
+async def test_a_client_may_leave_while_it_is_denied(peer: Served) -> None:
+    async with dialled(peer) as (reader, writer):
+        writer.write(request(fields(peer).items(), peer.keyed("/deny-streamed")))
+        await reader.readuntil(b"one ")
+    await open_the_gate(peer)
+    await peer.recorded("ended", 2)
+    await assert_quiet(peer, escaped=1)
+    assert "ClientDisconnected" in peer.records("escaped")[0]["error"]
 
 
 async def test_an_exception_before_a_denial_has_left_is_a_500(peer: Served) -> None:
