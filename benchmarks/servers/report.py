@@ -151,10 +151,10 @@ def ahead(result: Results) -> Iterator[str]:
     ratios = {peer: result.ratio(OURS_YAAT, peer).middle for peer in rivals}
     faster = [peer for peer, ratio in ratios.items() if ratio * BEHIND < 1]
     for peer in faster:
-        yield f"MISSED: {result.row.title}: behind {peer.name}, {ratios[peer]:.2f} of it"
+        yield f"MISSED: {result.row.title}: behind {peer.name}, ours ÷ it is {ratios[peer]:.2f}"
     if not faster:
         nearest = min(rivals, key=ratios.__getitem__)
         yield (
             f"reached: {result.row.title}: behind nobody by more than 25%; "
-            f"nearest is {nearest.name}, {ratios[nearest]:.2f} times as fast are we"
+            f"closest is {nearest.name}, where ours ÷ it is {ratios[nearest]:.2f}"
         )
