@@ -208,12 +208,8 @@ async def choir(connection: Connection) -> None:
         while True:
             await connection.send(SONG)
 
-    await asyncio.wait(
-        [asyncio.create_task(sing()) for _ in range(SINGERS)],
-        return_when=asyncio.FIRST_EXCEPTION,
-    )
-    while len(asyncio.all_tasks()) > 2:  # noqa: ASYNC110 - the others learn of it by themselves
-        await asyncio.sleep(0.01)
+    # Each of them has to be told that the peer has gone.
+    await asyncio.wait([asyncio.create_task(sing()) for _ in range(SINGERS)])
 
 
 async def hold(connection: Connection) -> None:
