@@ -15,8 +15,10 @@ from yaat.constants import WebSocketCloseEvent
 from yaat.server import codec
 from yaat.server.codec import (
     BINARY,
+    BLOCK,
     CLOSE,
     CONTINUATION,
+    MAX_PINGS,
     PING,
     PONG,
     TEXT,
@@ -288,6 +290,21 @@ def test_what_is_known_of_the_length_before_it_is_there_does_not_matter() -> Non
         assert not taking.messages
 
 
+def test_of_a_flood_of_pings_the_latest_are_answered() -> None:
+    """5.5.3: "only the most recently processed Ping frame" has to be."""
+    numbers = [Ping(number.to_bytes(2)) for number in range(2 * MAX_PINGS + 3)]
+    frames = [frame(PING, ping.payload) for ping in numbers]
+    for count in (MAX_PINGS, MAX_PINGS + 1, len(frames)):
+        taking = decoder()
+        taking.feed(b"".join(frames[:count]) + frame(TEXT, b"after"))
+        assert 1 <= len(taking.controls) <= MAX_PINGS
+        assert taking.controls == numbers[:count][-len(taking.controls) :]
+        assert list(taking.messages) == ["after"]
+    taking = decoder()
+    taking.feed(b"".join(frames[:MAX_PINGS]))
+    assert taking.controls == numbers[:MAX_PINGS]
+
+
 # The close frame.
 
 
@@ -505,6 +522,31 @@ def test_a_bomb_is_given_up_early() -> None:
     with pytest.raises(FrameError) as failed:
         taking.feed(frame(BINARY, bomb, rsv=4)[:1024])
     assert failed.value.code == TOO_BIG
+
+
+def test_what_makes_nothing_ends_too() -> None:
+    """Data that inflates to nothing may go on for ever: neither tiny nor growing."""
+    nothing = b"\x00\x00\x00\xff\xff"
+    endless = frame(BINARY, nothing * 20, fin=False, rsv=4)
+    more = frame(CONTINUATION, nothing * 20, fin=False)
+    outcome = decoded(decoder(limit=LIMIT, tiny=9, deflate=True), [endless, *[more] * 100])
+    assert (outcome.messages, outcome.code) == ([], TOO_BIG)
+    for size in (1 << 20, 1 << 63, (1 << 64) - 1):  # and it is known from the head, if it is there
+        taking = decoder(limit=LIMIT, deflate=True)
+        with pytest.raises(FrameError) as failed:
+            taking.feed(b"\xc2\xff" + size.to_bytes(8) + MASK)
+        assert failed.value.code == TOO_BIG
+
+
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+@pytest.mark.parametrize("step", [1000, BLOCK, 2 * BLOCK])
+def test_a_long_message_in_pieces_is_whole(size: int, step: int) -> None:
+    text = ("é€😀x" * (size // 10 + 1)).encode()[:size].decode(errors="ignore")
+    stream = frame(TEXT, text.encode())
+    pieces = cut(stream, range(step, len(stream), step))
+    assert decoded(decoder(), pieces).messages == [text]
+    short = frame(TEXT, deflated(text.encode()), rsv=4)
+    assert decoded(decoder(deflate=True), [short]).messages == [text]
 
 
 # Tiny fragments.

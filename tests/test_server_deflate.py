@@ -69,7 +69,7 @@ def inflated(pieces: Iterable[bytes]) -> bytes:
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     deflate._idle_streams.cache_clear()
-    negotiated.cache_clear()
+    deflate._negotiated.cache_clear()
 
 
 # Compression.
@@ -386,6 +386,16 @@ def test_a_malformed_header_fails_the_handshake(offers: str) -> None:
         with pytest.raises(HandshakeError) as failed:
             negotiated(offers)
         assert failed.value.status == 400
+
+
+def test_only_short_offers_are_kept() -> None:
+    """A peer chooses what it offers; browsers all say the same."""
+    long = "x" * 300 + ", permessage-deflate"
+    assert negotiated(long) == negotiated("permessage-deflate") == Deflate(15, AGREED)
+    assert negotiated("permessage-deflate") is negotiated("permessage-deflate")
+    assert deflate._negotiated.cache_info().currsize == 1
+    with pytest.raises(HandshakeError):
+        negotiated("x" * 300 + " x")
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=80) | st.sampled_from([*OFFERS]))

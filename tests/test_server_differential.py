@@ -196,10 +196,18 @@ def _two_faults(seen: Both) -> bool:
     return seen.codes in {(1002, 1009), (1002, 1007), (1007, 1009), (1009, 1002)}
 
 
-def _wire_too_long(seen: Both) -> bool:
+def _frame_too_long(seen: Both) -> bool:
     error = seen.their.error
+    return isinstance(error, PayloadTooBig) and error.size is not None
+
+
+def _wire_too_long(seen: Both) -> bool:
     later = len(seen.ours.messages) > len(seen.theirs.messages) or seen.ours.code != 1009
-    return isinstance(error, PayloadTooBig) and error.size is not None and later
+    return _frame_too_long(seen) and later
+
+
+def _control_too_long(seen: Both) -> bool:
+    return _frame_too_long(seen) and len(seen.ours.controls) > len(seen.theirs.controls)
 
 
 STORED = deflated(bytes(LIMIT), level=0)
@@ -244,6 +252,13 @@ DIFFERENCES: dict[str, Difference] = {
         "stored blocks for one; they have it for both.",
         _wire_too_long,
         frame(BINARY, STORED, rsv=4),
+        (None, 1009),
+    ),
+    "control frame in a full message": Difference(
+        "The limit is one on messages. They have a control frame count as a part of the message "
+        "that it comes amid.",
+        _control_too_long,
+        frame(BINARY, bytes(LIMIT - 1), fin=False) + frame(PING, b"ping"),
         (None, 1009),
     ),
     "behind a final block": Difference(

@@ -1,7 +1,7 @@
 """The opening handshake: RFC 6455, section 4.2, from bytes and to bytes.
 
-Whether a request is an upgrade at all (`Host`, `Upgrade` and `Connection`, the version of HTTP) is
-found out by the HTTP class in front of it.
+Whether a request is an upgrade at all (`Upgrade` and `Connection`, the version of HTTP) is found
+out by the HTTP class in front of it.
 """
 
 from base64 import b64encode
@@ -25,6 +25,7 @@ from yaat.server.opening import (
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455, 1.3
 VERSION = (b"Sec-WebSocket-Version", b"13")
+HOST = [(b"Host", b"example.com")]
 NEEDED = [(b"Sec-WebSocket-Key", KEY), VERSION]
 
 Fields = list[tuple[bytes, bytes]]
@@ -35,9 +36,10 @@ def request(
     target: bytes = b"/",
     method: bytes = b"GET",
     needed: Fields = NEEDED,
+    hosts: Fields = HOST,
 ) -> bytes:
     """Return a handshake from its request line on, as a server gets it."""
-    basic = [(b"Host", b"example.com"), (b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
+    basic = [*hosts, (b"Upgrade", b"websocket"), (b"Connection", b"Upgrade")]
     lines = [name + b": " + value for name, value in [*basic, *needed, *more]]
     return b"\r\n".join([method + b" " + target + b" HTTP/1.1", *lines, b"", b""])
 
@@ -117,7 +119,9 @@ def test_what_is_asked_for(target: bytes, raw_path: bytes, path: str, query: byt
     assert (found.raw_path, found.path, found.query_string) == (raw_path, path, query)
 
 
-@pytest.mark.parametrize("target", [b"*", b"example.com:443", b"a/b", b"ftp://example.com/"])
+@pytest.mark.parametrize(
+    "target", [b"", b"*", b"example.com:443", b"a/b", b"ftp://h/", b"?a=http://h/", b"xhttp://h/"]
+)
 def test_a_target_that_is_no_path(target: bytes) -> None:
     assert refused(request(target=target)).status == 400
 
@@ -126,6 +130,12 @@ def test_a_target_that_is_no_path(target: bytes) -> None:
 def test_a_path_has_to_be_ascii(path: bytes) -> None:
     error = refused(request(target=path))
     assert (error.status, error.reason) == (400, "The path has to be percent-encoded.")
+
+
+@pytest.mark.parametrize("hosts", [[], HOST * 2, [*HOST, (b"HOST", b"other")]])
+def test_there_is_one_host(hosts: Fields) -> None:
+    error = refused(request(hosts=hosts))
+    assert (error.status, error.reason) == (400, "There has to be one Host header.")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +188,8 @@ def test_any_such_key(key: bytes) -> None:
         ([b"chat \t,\t superchat"], ["chat", "superchat"]),
         ([b"b", b"a", b"c, d"], ["b", "a", "c", "d"]),
         ([b"!#$%&'*+-.^_`|~09azAZ"], ["!#$%&'*+-.^_`|~09azAZ"]),
+        ([b""], []),
+        ([b", ,a,, b ,", b"", b"c"], ["a", "b", "c"]),
         ([b"graphql-transport-ws", b"v1.json"], ["graphql-transport-ws", "v1.json"]),
     ],
 )
@@ -234,6 +246,13 @@ def test_headers_keep_their_order_their_number_and_their_values() -> None:
         (b"upgrade", b"websocket"),
         (b"connection", b"Upgrade"),
     ]
+
+
+def test_usual_headers_are_one_object_for_all_connections() -> None:
+    first, second = (dict(parsed(request()).headers) for _ in range(2))
+    for name, other in zip(first, second, strict=True):
+        assert name is other
+    assert first[b"upgrade"] is second[b"upgrade"]
 
 
 def test_the_order_of_headers_does_not_matter() -> None:
@@ -370,6 +389,21 @@ def test_a_denial_in_parts_goes_out_as_it_comes(parts: list[bytes]) -> None:
     # RFC 9112, 7.1: an empty chunk is the last one, so an empty part is none.
     assert b"".join(written).count(b"0\r\n\r\n") == 1
     assert written[1:-1].count(b"") == parts[1:-1].count(b"")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("parts", [[b""], [b"dropped"], [b"", b"dropped", b""]])
+def test_a_denial_that_may_have_no_body(status: int, parts: list[bytes]) -> None:
+    headers, body, written = denied(Denial(status, [(b"x", b"y")]), *parts)
+    assert (headers, body) == ({b"x": b"y", b"connection": b"close"}, b"")
+    assert not any(written[1:])
+
+
+def test_whether_a_denial_has_begun() -> None:
+    denial = Denial(403, [])
+    assert not denial.has_begun
+    denial.part(b"", more=True)
+    assert denial.has_begun
 
 
 @pytest.mark.parametrize("parts", [[b"whole"], [b"wh", b"ole"], [b"", b"whole", b""]])
