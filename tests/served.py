@@ -63,13 +63,13 @@ async def open_the_gate(peer: ServerPeer) -> None:
 async def assert_quiet(peer: Served, escaped: int = 0) -> None:
     """Assert that nothing was logged as an error, whatever the application let out."""
     await peer.settled()
-    assert peer.errors() == []
+    assert peer.errors() == [], peer.errors()
     assert peer.tracebacks() == 0, peer.written()
-    assert len(peer.records("escaped")) == escaped
+    assert len(peer.records("escaped")) == escaped, peer.records("escaped")
 
 
 async def assert_one_error(peer: Served, error: str = f"ValueError('{SECRET}')") -> None:
     """Assert that the exception was logged once, with its traceback."""
     await peer.settled()
-    assert [each["error"] for each in peer.errors()] == [error]
+    assert [each["error"] for each in peer.errors()] == [error], peer.errors()
     assert peer.tracebacks() == 1, peer.written()

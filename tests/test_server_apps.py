@@ -342,6 +342,16 @@ async def test_an_application_that_only_sends_ends_quietly(peer: Served, way: st
     await assert_quiet(peer, escaped=1)
 
 
+@pytest.mark.parametrize("way", ["fin", "rst"])
+async def test_an_application_that_never_pauses_ends_quietly(peer: Served, way: str) -> None:
+    """A write that fails says nothing; nor may it keep all others from their turn."""
+    async with peer.connect("/flood-uncaught", receive_buffer=4096) as client:
+        await client.receive()
+        await LEAVING[way][0](client)
+        await peer.recorded("ended")
+    await assert_quiet(peer, escaped=1)
+
+
 # Several tasks
 
 

@@ -121,6 +121,7 @@ for path, handler in {
     "/leave-uncaught": starlette_app.leave_uncaught,
     "/only-send": starlette_app.only_send,
     "/only-send-uncaught": starlette_app.only_send_uncaught,
+    "/flood-uncaught": starlette_app.flood_uncaught,
     "/two-receivers": starlette_app.two_receivers,
     "/senders": starlette_app.senders,
     "/background": starlette_app.background,

@@ -288,6 +288,14 @@ async def only_send_uncaught(scope: Scope, receive: Receive, send: Send) -> None
         await asyncio.sleep(0.005)
 
 
+@at("/flood-uncaught")
+async def flood_uncaught(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send without a pause, and let out what the end of the client raises."""
+    await send(ACCEPT)
+    while True:
+        await send(text("x" * BIG))
+
+
 async def texts(receive: Receive) -> list[str]:
     received = []
     while (message := await receive())["text"] != "end":

@@ -202,6 +202,13 @@ async def only_send_uncaught(websocket: WebSocket) -> None:
         await asyncio.sleep(0.005)
 
 
+@at("/flood-uncaught")
+async def flood_uncaught(websocket: WebSocket) -> None:
+    await websocket.accept()
+    while True:
+        await websocket.send_text("x" * BIG)
+
+
 async def texts(websocket: WebSocket) -> list[str]:
     received = []
     while (text := await websocket.receive_text()) != "end":
