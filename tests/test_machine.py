@@ -275,14 +275,17 @@ class Connection(RuleBasedStateMachine):
 
     @rule(how=st.sampled_from(["text", "bytes", "json", "raw"]))
     def send(self, how: str) -> None:
-        text = self.numbered()
-        work: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
-            "text": lambda: self.websocket.send_text(text),
-            "bytes": lambda: self.websocket.send_bytes(text.encode()),
-            "json": lambda: self.websocket.send_json(int(text)),
-            "raw": lambda: self.websocket.send({"type": SEND, "text": text}),
+        ways: dict[str, Callable[[str], Coroutine[Any, Any, None]]] = {
+            "text": self.websocket.send_text,
+            "bytes": lambda text: self.websocket.send_bytes(text.encode()),
+            "json": lambda text: self.websocket.send_json(int(text)),
+            "raw": lambda text: self.websocket.send({"type": SEND, "text": text}),
         }
-        self.call("send", work[how](), connects=True, must_raise=self.must_know)
+
+        async def work() -> None:
+            await ways[how](self.numbered())  # numbered when it is called, not when it is planned
+
+        self.call("send", work(), connects=True, must_raise=self.must_know)
 
     @precondition(lambda self: len(self.pending("stream")) < 2)
     @rule(count=st.integers(0, 3), waits=st.booleans())

@@ -251,6 +251,9 @@ class _Ending:
     failure: Exception | None = None
 
 
+_NORMAL = _Ending()
+
+
 def _cause(error: Exception, websocket: WebSocket) -> Exception | None:
     """Return what a handler failed of; None if only the peer left, which is ordinary life.
 
@@ -277,7 +280,7 @@ def _leaves(error: Exception) -> list[Exception]:
 def _ending(error: Exception | None) -> _Ending:
     """Choose how a connection ends whose handler raised `error`, or nothing."""
     if error is None:
-        return _Ending()
+        return _NORMAL
     if isinstance(error, Refused):
         return _Ending(error.close_code, _text(error.reason), error.status, error.headers)
     if isinstance(error, MessageError):
@@ -343,6 +346,8 @@ def _tell_ended(websocket: WebSocket, reason: str) -> None:
 
 async def _end(websocket: WebSocket, ending: _Ending) -> None:
     state = websocket.application_state
+    if state is WebSocketState.CONNECTED and websocket._lost is not None:
+        return  # the usual end: the peer closed, and there is nobody to close to
     with contextlib.suppress(WebSocketDisconnect):
         if state is WebSocketState.CONNECTED:
             await websocket.close(ending.code, _cut(ending.reason))

@@ -69,7 +69,8 @@ class TaskScope:
             Exception: The `failure` for which the owner was cancelled.
         """
         owner, self._owner = self._owner, None
-        await cancelled(set(self._tasks), timeout)
+        if self._tasks:
+            await cancelled(set(self._tasks), timeout)
         failure, self.failure = self.failure, None
         if failure is not None and owner is not None:
             owner.uncancel()
