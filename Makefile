@@ -6,7 +6,7 @@ RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check coverage format docs bench screenshot clean
+.PHONY: demo test check coverage fuzz format docs bench screenshot clean
 .DEFAULT_GOAL := test
 
 .tools/bin/uv:
@@ -40,6 +40,12 @@ coverage: .venv/ready
 	  $(RUN) coverage run -m pytest -q -p no:cacheprovider tests/test_$$module && \
 	  $(RUN) coverage report --include=src/yaat/$$module --fail-under=100 || exit 1; \
 	done
+
+# Random bytes against what reads bytes, for so many seconds in all. What was found stays in .fuzz.
+FUZZ_SECONDS ?= 60
+fuzz: .venv/ready
+	$(UV) sync --quiet --frozen --inexact --all-extras --group fuzz
+	PYTHONPATH=tests $(RUN) python -m fuzz --seconds $(FUZZ_SECONDS)
 
 docs: .venv/ready
 	$(RUN) mkdocs build --strict
