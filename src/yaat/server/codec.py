@@ -15,8 +15,7 @@ breaks a rule of the protocol is a `FrameError`, raised at the first byte that s
 
 import codecs
 import struct
-from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from yaat.constants import WebSocketCloseEvent, may_travel
 from yaat.server.deflate import CorruptError, Deflate, Inflater
@@ -48,6 +47,9 @@ TINY: Final = 64
 
 MAX_PINGS: Final = 4_096
 """As many pings of one read are answered each, or else the latest of them."""
+LONG: Final = 4_096
+"""From this size on a payload is looked at where it is, or handed over beside its head: to copy it
+would cost more."""
 # A message that comes in pieces is kept in blocks of so many bytes or more: a single buffer that
 # grows would be copied, and be there twice, while it does.
 BLOCK: Final = 65_536
@@ -129,7 +131,8 @@ class Decoder:
         deflate: What was agreed on about compression.
 
     Attributes:
-        messages: Whole messages in their order, str or bytes, for whoever takes them out.
+        messages: Whole messages in their order, str or bytes, for whoever takes them out; that may
+            be by setting another list in place of this one.
         controls: Pings and the peer's close, in their order; to be cleared by whoever heeds them.
         unread: How many bytes came in, and how many more they made when inflated; to be set to
             zero by whoever has taken all messages out.
@@ -158,7 +161,7 @@ class Decoder:
         max_unread: int,
         deflate: Deflate | None = None,
     ) -> None:
-        self.messages: deque[Any] = deque()
+        self.messages: list[str | bytes] = []
         self.controls: list[Ping | Close] = []
         self.unread = 0
         self.held_back = False
@@ -217,7 +220,8 @@ class Decoder:
                     length, start = int.from_bytes(data[at + 2 : at + 10]), at + 14
                 stop = start + length
                 if 0 <= length <= limit and stop <= end:
-                    payload = apply_mask(data[start:stop], data[start - 4 : start])
+                    masked = data[start:stop] if length < LONG else memoryview(data)[start:stop]
+                    payload = apply_mask(masked, data[start - 4 : start])
                     messages.append(payload.decode() if first == _WHOLE_TEXT else payload)
                     at = stop
                     continue
@@ -299,7 +303,7 @@ class Decoder:
         )
 
     def _payload(self, partial: "_Partial", data: bytes, at: int) -> int:
-        chunk = data[at : at + partial.left]
+        chunk = memoryview(data)[at : at + partial.left]
         partial.take(chunk)
         if partial.fin and not partial.left:
             message = partial.whole()
@@ -372,7 +376,7 @@ class _Partial:
                 raise FrameError(_Code.MESSAGE_TOO_BIG, "too many tiny fragments")
         self.left, self._mask, self.fin = length, mask, fin
 
-    def take(self, chunk: bytes) -> None:
+    def take(self, chunk: memoryview) -> None:
         """Add what is there of the frame at hand."""
         self.left -= len(chunk)
         piece = apply_mask(chunk, self._mask)
@@ -391,6 +395,7 @@ class _Partial:
             for inflated in self._inflater.finish():
                 self._add(inflated)
         payload = b"".join(self._blocks)
+        self._blocks.clear()
         if self._utf8 is None:
             return payload
         self._utf8.decode(b"", final=True)
