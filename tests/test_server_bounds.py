@@ -590,7 +590,7 @@ PUSHED = {
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    # Where it waited when the first messages came, more may have been read before it is full.
+    # Where it waits when the first of many come, and takes one, another read follows that.
     [(kind, "hold") for kind in PUSHED]
     + [("tiny", "sip"), ("large", "sip"), ("compressed", "sip")],
 )

@@ -220,11 +220,12 @@ async def hold(connection: Connection) -> None:
 
 
 async def sip(connection: Connection) -> None:
-    """Receive a first message, and be a `hold` then."""
+    """Receive a first message and one of many, and be a `hold` then."""
     await connection.accept()
     await connection.receive()
+    one_of_many = await connection.receive()
     await connection.allowed.wait()
-    await count(connection)
+    await count(connection, one_of_many)
 
 
 async def refuse_to_decide(connection: Connection) -> None:
@@ -234,10 +235,12 @@ async def refuse_to_decide(connection: Connection) -> None:
     await count(connection)
 
 
-async def count(connection: Connection) -> None:
+async def count(connection: Connection, message: bytes | str | None = None) -> None:
     numbers: list[int] = []
     size = 0
-    while (message := await connection.receive()) is not None:
+    if message is None:
+        message = await connection.receive()
+    while message is not None:
         if message in ("end", b"end"):
             in_order = numbers == list(range(len(numbers)))
             tale = {"messages": len(numbers), "size": size, "in order": in_order}
@@ -246,6 +249,7 @@ async def count(connection: Connection) -> None:
         else:
             numbers.append(int(message[:8]) if len(message) > 7 else len(numbers))
             size += len(message)
+        message = await connection.receive()
 
 
 async def echo(connection: Connection) -> None:
