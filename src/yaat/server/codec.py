@@ -88,12 +88,16 @@ class Close(NamedTuple):
     reason: str
 
 
-def head(opcode: int, size: int, flags: int = FIN) -> bytes:
-    """Return the head of a frame that we send.
+def head(opcode: int, size: int) -> bytes:
+    """Return the head of a frame that we send, a whole message or a control frame.
 
     5.1: "A server MUST NOT mask any frames that it sends to the client."
+
+    Args:
+        opcode: With `RSV1`, if the payload is compressed.
+        size: Of the payload, in bytes.
     """
-    first = flags | opcode
+    first = FIN | opcode
     if size < MEDIUM:
         heads = _SHORT_HEADS.get(first)
         return heads[size] if heads else bytes((first, size))

@@ -400,7 +400,10 @@ class WebSocketProtocol(asyncio.Protocol):
             TypeError: A value of another type than ASGI says.
         """
         if not self._turns.taken:
-            self._hand_over(message)
+            if self._state is State.OPEN and message.get("type") == SEND:
+                self._send(message)
+            else:
+                self._hand_over(message)
             if self._in_a_row > MOST_IN_A_ROW:
                 self._in_a_row = 0
                 await asyncio.sleep(0)
@@ -439,22 +442,17 @@ class WebSocketProtocol(asyncio.Protocol):
                 raise
 
     def _send(self, message: Message) -> None:
-        text, payload = message.get("text"), message.get("bytes")
-        if (text is None) == (payload is None):
-            raise ArgumentError("websocket.send has either text or bytes, and one of them")
-        if payload is None:
-            opcode, payload = codec.TEXT, _encoded(text)
-        else:
-            opcode, payload = codec.BINARY, _as_bytes(payload)
+        opcode, payload = _content(message)
         # A write that failed says nothing, and who never waits would not hear of the loss either.
         if self._transport.is_closing():
             self._end(_Code.ABNORMAL_CLOSURE)
             raise ClientDisconnected
         self._in_a_row += len(payload) + 64
-        flags = codec.FIN
         if self._deflate is not None and len(payload) >= self.settings.compress_from:
-            flags, payload = flags | codec.RSV1, self._deflate.compress(payload)
-        head = codec.head(opcode, len(payload), flags)
+            compressed = self._deflate.compress(payload)
+            if len(compressed) < len(payload):
+                opcode, payload = opcode | codec.RSV1, compressed
+        head = codec.head(opcode, len(payload))
         if len(payload) >= codec.LONG:
             self._flush()
             self._transport.writelines((head, payload))
@@ -464,8 +462,10 @@ class WebSocketProtocol(asyncio.Protocol):
             if not self._gathered:
                 self._loop.call_soon(self._flush)
             self._gathered.append(head + payload)
-        else:
+        elif self._gathered:
             self._write(head + payload)
+        else:
+            self._transport.write(head + payload)
 
     def _write(self, data: bytes) -> None:
         """Write `data` behind what was gathered."""
@@ -669,10 +669,16 @@ def _addresses(transport: asyncio.Transport) -> tuple[object, object]:
         return get_local_addr(transport), get_remote_addr(transport)
 
 
-def _encoded(text: object) -> bytes:
+def _content(message: Message) -> tuple[int, bytes]:
+    """Return the opcode and the payload of a `websocket.send` (ASGI, "Send - send event")."""
+    text, data = message.get("text"), message.get("bytes")
+    if (text is None) == (data is None):
+        raise ArgumentError("websocket.send has either text or bytes, and one of them")
+    if text is None:
+        return codec.BINARY, _as_bytes(data)
     if not isinstance(text, str):
         raise TypeError(f"text is a str, not {type(text).__name__}")
-    return text.encode()
+    return codec.TEXT, text.encode()
 
 
 def _as_bytes(payload: object) -> bytes:
