@@ -6,7 +6,7 @@ RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check coverage fuzz format docs bench screenshot clean
+.PHONY: demo test check conformance coverage fuzz format docs bench screenshot clean
 .DEFAULT_GOAL := test
 
 .tools/bin/uv:
@@ -40,6 +40,10 @@ coverage: .venv/ready
 	  $(RUN) coverage run -m pytest -q -p no:cacheprovider tests/test_$$module && \
 	  $(RUN) coverage report --include=src/yaat/$$module --fail-under=100 || exit 1; \
 	done
+
+# All of Autobahn's cases against a real server, on both loops; some minutes. Writes its page.
+conformance: .venv/ready
+	PYTHONPATH=tests $(RUN) python -m conformance
 
 # Random bytes against what reads bytes, for so many seconds in all. What was found stays in .fuzz.
 FUZZ_SECONDS ?= 60
