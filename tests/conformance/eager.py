@@ -1,4 +1,4 @@
-"""The protocol class with every message compressed, the shortest too."""
+"""The protocol class with short messages compressed, too."""
 
 from typing import ClassVar
 
@@ -6,6 +6,6 @@ from yaat.server import ServerSettings, WebSocketProtocol
 
 
 class Eager(WebSocketProtocol):
-    """What the cases of compression call for; the class itself sends short messages as they are."""
+    """It compresses whatever gets shorter by it; the class itself leaves short messages alone."""
 
     settings: ClassVar[ServerSettings] = ServerSettings(compress_from=0)
