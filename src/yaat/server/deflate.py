@@ -98,8 +98,8 @@ class Deflate(NamedTuple):
         try:
             stream = streams.pop()
         except IndexError:
-            # With more memory zlib slides a table along that is larger than the window.
-            memory = min(self.window - 6, zlib.DEF_MEM_LEVEL)
+            # With more memory zlib slides a table along that is much larger than the window.
+            memory = max(5, self.window - 7)
             stream = zlib.compressobj(1, zlib.DEFLATED, -self.window, memory)
         # zlib on Z_FULL_FLUSH: "the compression state is reset so that decompression can restart
         # from this point". So one compressor serves everybody; a new one for each message costs
