@@ -400,10 +400,7 @@ class _Partial:
                 self._add(inflated)
         payload = b"".join(self._blocks)
         self._blocks.clear()
-        if self._utf8 is None:
-            return payload
-        self._utf8.decode(b"", final=True)
-        return payload.decode()
+        return payload if self._utf8 is None else payload.decode()
 
     def _add(self, piece: bytes) -> None:
         self._size += len(piece)

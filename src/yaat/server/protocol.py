@@ -321,6 +321,8 @@ class WebSocketProtocol(asyncio.Protocol):
             else:  # another task is waiting already, and neither may end the other's wait
                 await asyncio.wait([self._waiter])
         payload = self._ready.pop()
+        if self._paused and not (self._ready or self._decoder.messages):
+            self._read_on()
         if payload.__class__ is str:
             return {"type": RECEIVE, "text": payload}
         if payload.__class__ is bytes:
@@ -333,8 +335,6 @@ class WebSocketProtocol(asyncio.Protocol):
         messages.reverse()
         decoder.messages, self._ready = self._ready, messages
         decoder.unread = 0
-        if self._paused:
-            self._read_on()
 
     def _advance(self, data: bytes) -> None:
         """Decode what was read, and act on it."""
@@ -347,6 +347,7 @@ class WebSocketProtocol(asyncio.Protocol):
             while self._state is State.CLOSING and self._is_full(decoder):
                 # Make way for the answer to our close; nobody needs to ask for these any more.
                 decoder.messages.clear()
+                self._ready.clear()
                 decoder.unread = 0
                 decoder.feed(b"")
         except FrameError as error:
@@ -360,20 +361,20 @@ class WebSocketProtocol(asyncio.Protocol):
         if decoder.controls:
             self._heed(decoder)
         if failure is not None:
-            self._soon(self._fail, failure.code, failure.reason)
+            self._loop.call_soon(self._fail, failure.code, failure.reason)  # likewise
 
     def _is_full(self, decoder: Decoder) -> bool:
         return (
             decoder.held_back
             or decoder.unread > self.settings.read_buffer
-            or len(decoder.messages) >= max(1, self._config.ws_max_queue)
+            or len(decoder.messages) + len(self._ready) >= max(1, self._config.ws_max_queue)
         )
 
     def _read_on(self) -> None:
         """Read what was kept waiting: the application has received everything else."""
         if self._decoder.held_back:
             self._advance(b"")
-            if self._is_full(self._decoder):
+            if self._decoder.messages and self._is_full(self._decoder):
                 return
         self._paused = False
         if not self._transport.is_closing():
@@ -553,17 +554,9 @@ class WebSocketProtocol(asyncio.Protocol):
         if pings and self._state is State.OPEN:
             self._pong(pings)
         if isinstance(last, Close):
-            self._soon(self._return_close, last)
-
-    def _soon(self, end: Callable[[Unpack[Ts]], None], *arguments: *Ts) -> None:
-        """End the connection; first let an application that waits for messages answer them.
-
-        5.5.1: "An endpoint MAY delay sending a Close frame until its current message is sent".
-        """
-        if self._decoder.messages and self._waiter is not None:
-            self._loop.call_soon(end, *arguments)
-        else:
-            end(*arguments)
+            # An application that waits for messages first answers those that came before. 5.5.1:
+            # "An endpoint MAY delay sending a Close frame until its current message is sent".
+            self._loop.call_soon(self._return_close, last)
 
     def _return_close(self, close: Close) -> None:
         # 5.5.1: "If an endpoint receives a Close frame and did not previously send a Close frame,
