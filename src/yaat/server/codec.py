@@ -177,7 +177,7 @@ class Decoder:
         self._rest = b""
         self._ended = False
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:  # noqa: C901 - the loop is in one piece: see there
         """Take in what was read; with nothing, go on with what was kept back.
 
         After the peer's close or an error all else is discarded: 1.4, "after receiving a control
@@ -191,8 +191,31 @@ class Decoder:
         self.unread += len(data)
         if self._rest:
             data, self._rest, self.held_back = self._rest + data, b"", False
+        at, end = 0, len(data)
+        limit, messages = self._max_message_bytes, self.messages
         try:
-            self._decode(data)
+            while at < end:
+                # A whole message in one whole frame goes the short way: nearly all frames are
+                # that, and this loop is most of what the protocol costs. Every check fails here
+                # into the long way, which says what is wrong.
+                first = data[at]
+                if first in _WHOLE and self._partial is None and at + 1 < end:
+                    length, start = data[at + 1] - MASKED, at + 6
+                    if length == MEDIUM:
+                        length, start = int.from_bytes(data[at + 2 : at + 4]), at + 8
+                    elif length == LARGE:
+                        length, start = int.from_bytes(data[at + 2 : at + 10]), at + 14
+                    stop = start + length
+                    if 0 <= length <= limit and stop <= end:
+                        masked = data[start:stop] if length < LONG else memoryview(data)[start:stop]
+                        payload = apply_mask(masked, data[start - 4 : start])
+                        messages.append(payload.decode() if first == _WHOLE_TEXT else payload)
+                        at = stop
+                        continue
+                at = self._frame(data, at)
+                if self.unread > self._max_unread and messages and at < end:
+                    self._rest, self.held_back = data[at:], True
+                    return
         except UnicodeDecodeError:
             # 8.1: "When an endpoint is to interpret a byte stream as UTF-8 but finds that the
             # byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST _Fail the
@@ -207,32 +230,6 @@ class Decoder:
     def _failed(self, code: WebSocketCloseEvent, reason: str) -> FrameError:
         self._ended = True
         return FrameError(code, reason)
-
-    def _decode(self, data: bytes) -> None:
-        at, end = 0, len(data)
-        limit, messages = self._max_message_bytes, self.messages
-        while at < end:
-            # A whole message in one whole frame goes the short way: it is what nearly all frames
-            # are, and this loop is most of what the protocol costs. Every check fails here into
-            # the long way, which says what is wrong.
-            first = data[at]
-            if first in _WHOLE and self._partial is None and at + 1 < end:
-                length, start = data[at + 1] - MASKED, at + 6
-                if length == MEDIUM:
-                    length, start = int.from_bytes(data[at + 2 : at + 4]), at + 8
-                elif length == LARGE:
-                    length, start = int.from_bytes(data[at + 2 : at + 10]), at + 14
-                stop = start + length
-                if 0 <= length <= limit and stop <= end:
-                    masked = data[start:stop] if length < LONG else memoryview(data)[start:stop]
-                    payload = apply_mask(masked, data[start - 4 : start])
-                    messages.append(payload.decode() if first == _WHOLE_TEXT else payload)
-                    at = stop
-                    continue
-            at = self._frame(data, at)
-            if self.unread > self._max_unread and messages and at < end:
-                self._rest, self.held_back = data[at:], True
-                return
 
     def _frame(self, data: bytes, at: int) -> int:
         """Take a frame, or what is there of it; return where the next one begins."""

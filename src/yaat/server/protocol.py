@@ -176,9 +176,37 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer sent: first the head of the handshake, whole, as uvicorn gives it."""
-        if self._state is State.OPEN or self._state is State.CLOSING:
-            self._advance(data)
-        elif self._state is State.CONNECTING:
+        if self._state is not State.OPEN and self._state is not State.CLOSING:
+            self._receive_early(data)
+            return
+        decoder = self._decoder
+        self._heard = True
+        self._in_a_row = 0
+        failure = None
+        try:
+            decoder.feed(data)
+            while self._state is State.CLOSING and self._is_full(decoder):
+                # Make way for the answer to our close; nobody needs to ask for these any more.
+                decoder.messages.clear()
+                self._ready.clear()
+                decoder.unread = 0
+                decoder.feed(b"")
+        except FrameError as error:
+            failure = error
+        if decoder.messages:
+            waiter = self._waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+            if (waiter is None or decoder.held_back) and self._is_full(decoder):
+                self._pause()
+        if decoder.controls:
+            self._heed(decoder)
+        if failure is not None:
+            self._loop.call_soon(self._fail, failure.code, failure.reason)  # as a close is answered
+
+    def _receive_early(self, data: bytes) -> None:
+        """Take what comes when there is no connection yet, or no more."""
+        if self._state is State.CONNECTING:
             self._begin(data)
         elif self._state is State.PENDING:
             # It should have waited for our answer (4.1). What it sent is kept, and bounded.
@@ -307,8 +335,14 @@ class WebSocketProtocol(asyncio.Protocol):
     async def receive(self) -> Message:
         """Give the next event: connect, then messages, then the disconnect again and again."""
         while not self._ready:
-            if self._decoder.messages:
-                self._take_all(self._decoder)
+            decoder = self._decoder
+            if decoder.messages:
+                # Two lists are the smallest queue and the fastest; the one at hand has its last
+                # message first.
+                ready, decoder.messages = decoder.messages, self._ready
+                ready.reverse()
+                self._ready = ready
+                decoder.unread = 0
             elif self._ending is not None:
                 code, reason = self._ending
                 return {"type": DISCONNECT, "code": code, "reason": reason}
@@ -329,40 +363,6 @@ class WebSocketProtocol(asyncio.Protocol):
             return {"type": RECEIVE, "bytes": payload}
         return {"type": CONNECT}
 
-    def _take_all(self, decoder: Decoder) -> None:
-        """Make ready what has come in, last first: two lists are the smallest and fastest queue."""
-        messages = decoder.messages
-        messages.reverse()
-        decoder.messages, self._ready = self._ready, messages
-        decoder.unread = 0
-
-    def _advance(self, data: bytes) -> None:
-        """Decode what was read, and act on it."""
-        decoder = self._decoder
-        self._heard = True
-        self._in_a_row = 0
-        failure = None
-        try:
-            decoder.feed(data)
-            while self._state is State.CLOSING and self._is_full(decoder):
-                # Make way for the answer to our close; nobody needs to ask for these any more.
-                decoder.messages.clear()
-                self._ready.clear()
-                decoder.unread = 0
-                decoder.feed(b"")
-        except FrameError as error:
-            failure = error
-        if decoder.messages:
-            waiter = self._waiter
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-            if (waiter is None or decoder.held_back) and self._is_full(decoder):
-                self._pause()
-        if decoder.controls:
-            self._heed(decoder)
-        if failure is not None:
-            self._loop.call_soon(self._fail, failure.code, failure.reason)  # likewise
-
     def _is_full(self, decoder: Decoder) -> bool:
         return (
             decoder.held_back
@@ -373,7 +373,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _read_on(self) -> None:
         """Read what was kept waiting: the application has received everything else."""
         if self._decoder.held_back:
-            self._advance(b"")
+            self.data_received(b"")
             if self._decoder.messages and self._is_full(self._decoder):
                 return
         self._paused = False
@@ -443,7 +443,11 @@ class WebSocketProtocol(asyncio.Protocol):
                 raise
 
     def _send(self, message: Message) -> None:
-        opcode, payload = _content(message)
+        text = message.get("text")
+        if type(text) is str and message.get("bytes") is None:
+            opcode, payload = codec.TEXT, text.encode()
+        else:
+            opcode, payload = _content(message)
         # A write that failed says nothing, and who never waits would not hear of the loss either.
         if self._transport.is_closing():
             self._end(_Code.ABNORMAL_CLOSURE)
@@ -496,7 +500,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._arm(self._config.ws_ping_interval, self._send_ping)
         if self._early:
             early, self._early = self._early, b""
-            self._advance(early)
+            self.data_received(early)
             if self._paused and not self._is_full(self._decoder):
                 self._read_on()
 
@@ -511,7 +515,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._write(codec.close_frame(code, checked_reason(message.get("reason"))))
         self._arm(self.settings.close_timeout, self._transport.abort)
         if self._paused:
-            self._advance(b"")
+            self.data_received(b"")
             self._read_on()
 
     def _deny(self, message: Message) -> None:
