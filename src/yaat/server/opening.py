@@ -72,10 +72,7 @@ def parsed(head: bytes) -> Request:
     request_line, _, rest = head.partition(b"\r\n")
     target = _target(request_line)
     raw_path, _, query_string = target.partition(b"?")
-    try:
-        path = raw_path.decode("ascii")
-    except UnicodeDecodeError:
-        raise HandshakeError("The path has to be percent-encoded.") from None
+    path = raw_path.decode()
     lines = [line.partition(b":") for line in rest.split(b"\r\n")]
     headers = [
         (_SHARED.get(name := given.lower(), name), _SHARED.get(value := rest.strip(b" \t"), value))
@@ -112,6 +109,8 @@ def _target(line: bytes) -> bytes:
         target = target if target.startswith(b"/") else b"/" + target
     if not target.startswith(b"/"):
         raise HandshakeError("The target of the request has to be a path.")
+    if not target.isascii():
+        raise HandshakeError("The target of the request has to be percent-encoded.")
     return target
 
 

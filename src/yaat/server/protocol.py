@@ -21,7 +21,7 @@ from uvicorn.protocols.utils import (
 from uvicorn.server import ServerState
 
 from yaat.constants import WebSocketCloseEvent, checked_reason, travelling_code
-from yaat.exceptions import ArgumentError, WebSocketDisconnect
+from yaat.exceptions import ArgumentError, StateError, WebSocketDisconnect
 from yaat.handshake import checked_headers, chosen_subprotocol
 from yaat.lifecycle import (
     ACCEPT,
@@ -62,6 +62,7 @@ bytes(8 << 20)
 _logger = logging.getLogger("uvicorn.error")
 Ts = TypeVarTuple("Ts")
 _Code = WebSocketCloseEvent
+_BEFORE = (State.CONNECTING, State.PENDING, State.DENYING)
 _OF_APPLICATIONS = OUTGOING - {RESPONSE_END}
 _CONNECT = object()  # what stands in the queue for websocket.connect
 _PING_FRAME = codec.head(codec.PING, 0)
@@ -176,7 +177,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer sent: first the head of the handshake, whole, as uvicorn gives it."""
-        if self._state is not State.OPEN and self._state is not State.CLOSING:
+        if self._state is not State.OPEN and self._state in _BEFORE:
             self._receive_early(data)
             return
         decoder = self._decoder
@@ -205,22 +206,23 @@ class WebSocketProtocol(asyncio.Protocol):
             self._loop.call_soon(self._fail, failure.code, failure.reason)  # as a close is answered
 
     def _receive_early(self, data: bytes) -> None:
-        """Take what comes when there is no connection yet, or no more."""
-        if self._state is State.CONNECTING:
+        """Take what comes when the connection is not yet open."""
+        if self._state is State.CONNECTING and not self._transport.is_closing():
             self._begin(data)
         elif self._state is State.PENDING:
             # It should have waited for our answer (4.1). What it sent is kept, and bounded.
             self._early += data
             if len(self._early) > self.settings.read_buffer:
                 self._pause()
-        # Else the connection has failed: "An endpoint MUST NOT continue to attempt to process
-        # data" (7.1.7). It is read so that no reset overtakes our close frame.
 
-    def eof_received(self) -> None:
-        """Hang up too: a peer that has closed its half without a close frame has gone."""
-        if self._ending is None:
-            self._end(_Code.ABNORMAL_CLOSURE)
-        self._hang_up()
+    def eof_received(self) -> bool:
+        """Hang up too, behind what was read in the same turn: that may have been a close frame.
+
+        Returns:
+            Whether the transport is to stay open until then; on TLS it cannot.
+        """
+        self._loop.call_soon(self._miss)
+        return self._transport.can_write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Tell the application."""
@@ -231,7 +233,8 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Let whoever sends wait: more than `write_buffer` bytes are buffered."""
-        self._blocked = self._turns.taken = True
+        if self._ending is None:
+            self._blocked = self._turns.taken = True
 
     def resume_writing(self) -> None:
         """Let the first who waits send."""
@@ -243,7 +246,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """End the connection because the server stops."""
-        if self._state is State.PENDING:
+        if self._is_unanswered:
             self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
         elif self._state is State.OPEN:
             self._write(codec.close_frame(_Code.SERVICE_RESTART))
@@ -325,10 +328,16 @@ class WebSocketProtocol(asyncio.Protocol):
         """Answer a handshake that the application has not."""
         if returned:
             _logger.error("ASGI callable returned without completing handshake.")
-        if self._denial is None or not self._denial.has_begun:
+        if self._is_unanswered:
             self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
         self._end(_Code.ABNORMAL_CLOSURE)
         self._hang_up()
+
+    @property
+    def _is_unanswered(self) -> bool:
+        if self._state is State.DENYING and self._denial is not None:
+            return not self._denial.has_begun
+        return self._state is State.PENDING
 
     # What the application receives.
 
@@ -376,9 +385,14 @@ class WebSocketProtocol(asyncio.Protocol):
             self.data_received(b"")
             if self._decoder.messages and self._is_full(self._decoder):
                 return
-        self._paused = False
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._resume()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._heard = True  # what it may have said meanwhile is only now read
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _pause(self) -> None:
         if not self._paused and not self._transport.is_closing():
@@ -409,13 +423,30 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._in_a_row = 0
                 await asyncio.sleep(0)
             return
-        if message.get("type") == CLOSE:  # it goes behind what was sent before, but not for ever
-            self._arm(self.settings.close_timeout, self._transport.abort)
-        await self._turns.take()
+        if message.get("type") == CLOSE and self._state is State.OPEN:
+            await self._take_turn_to_close()
+        else:
+            await self._take_turn()
         try:
             self._hand_over(message)
         finally:
             self._yield_turn()
+
+    async def _take_turn(self) -> None:
+        try:
+            await self._turns.take()
+        except asyncio.CancelledError:
+            # The turn that we had been given was given on, though the transport may be full again.
+            self._turns.taken = self._turns.taken or self._blocked
+            raise
+
+    async def _take_turn_to_close(self) -> None:
+        """Let what was sent before go first, but not for ever."""
+        deadline = self._loop.call_later(self.settings.close_timeout, self._transport.abort)
+        try:
+            await self._take_turn()
+        finally:
+            deadline.cancel()
 
     def _yield_turn(self) -> None:
         if not self._blocked:
@@ -429,15 +460,17 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         if kind not in _OF_APPLICATIONS:
             raise illegal(before, str(kind), OUTGOING)
-        if kind == RESPONSE_BODY and not message.get("more_body", False):
-            kind = RESPONSE_END
+        is_last = kind == RESPONSE_BODY and not message.get("more_body", False)
+        event = RESPONSE_END if is_last else kind
         try:
-            self._state = move(before, kind)
+            self._state = move(before, event)
         except WebSocketDisconnect:
             raise ClientDisconnected from None
-        if not is_silent(before, kind):
+        except StateError:
+            raise illegal(before, kind, OUTGOING) from None
+        if not is_silent(before, event):
             try:
-                _ACTIONS[before, kind](self, message)
+                _ACTIONS[before, event](self, message)
             except Exception:  # a value that must not be sent: nothing has happened
                 self._state = before
                 raise
@@ -461,7 +494,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if len(payload) >= codec.LONG:
             self._flush()
             self._transport.writelines((head, payload))
-        elif self._ready and len(self._gathered) < MOST_GATHERED:
+        elif self._ready and len(self._gathered) < MOST_GATHERED - 1:
             # The application has more to answer: one write for all of it. A write for each is a
             # system call for each, which is most of what an answer costs.
             if not self._gathered:
@@ -501,8 +534,8 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)
-            if self._paused and not self._is_full(self._decoder):
-                self._read_on()
+            if not self._decoder.messages:
+                self._resume()
 
     def _refuse(self, _message: Message) -> None:
         self._log(HTTPStatus.FORBIDDEN)
@@ -516,7 +549,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._arm(self.settings.close_timeout, self._transport.abort)
         if self._paused:
             self.data_received(b"")
-            self._read_on()
+            self._resume()
 
     def _deny(self, message: Message) -> None:
         status = message.get("status")
@@ -596,7 +629,15 @@ class WebSocketProtocol(asyncio.Protocol):
         # With a FIN the peer hangs up. If we did while it sends, a reset might overtake our close.
         self._flush()
         self._transport.write_eof()
+        self._resume()
         self._arm(self.settings.close_timeout, self._transport.abort)
+
+    def _miss(self) -> None:
+        """End the connection: the peer has closed its half, without a close frame or behind it."""
+        self._flush()
+        self._end(_Code.ABNORMAL_CLOSURE)
+        if self in self._connections:
+            self._hang_up()
 
     def _end(self, code: int, reason: str = "") -> None:
         """Tell the application the first end there is."""
