@@ -314,8 +314,9 @@ class WebSocketProtocol(asyncio.Protocol):
         except BaseException as error:
             # ASGI, "Disconnected Client": that the peer has gone is no error, nor is what Starlette
             # makes of it.
-            gone = isinstance(error, ClientDisconnected | WebSocketDisconnect)
-            if not gone or self._ending is None:
+            is_departure = isinstance(error, ClientDisconnected | WebSocketDisconnect)
+            has_gone = self._ending is not None or self._transport.is_closing()
+            if not (is_departure and has_gone):
                 _logger.exception("Exception in ASGI application\n")
             code = _Code.INTERNAL_ERROR
         if self._state is State.OPEN:
@@ -483,7 +484,6 @@ class WebSocketProtocol(asyncio.Protocol):
             opcode, payload = _content(message)
         # A write that failed says nothing, and who never waits would not hear of the loss either.
         if self._transport.is_closing():
-            self._end(_Code.ABNORMAL_CLOSURE)
             raise ClientDisconnected
         self._in_a_row += len(payload) + 64
         if self._deflate is not None and len(payload) >= self.settings.compress_from:
@@ -654,7 +654,10 @@ class WebSocketProtocol(asyncio.Protocol):
         """Close the transport; it has a while to hand over what is buffered."""
         self._flush()
         self._transport.close()
-        self._arm(self.settings.close_timeout, self._transport.abort)
+        self._disarm()
+        # On TLS the peer's part in closing is waited for even if nothing is.
+        if self._transport.get_write_buffer_size() or not self._transport.can_write_eof():
+            self._arm(self.settings.close_timeout, self._transport.abort)
 
     # What is waited for.
 
