@@ -996,7 +996,17 @@ async def test_a_transport_that_closes_is_a_loss(way: str) -> None:
     outcomes = await asyncio.gather(*sending, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {ClientDisconnected}
     assert "lost" not in stage.words
+    stage.transport.lose()
     assert await stage.hear() == 1006
+
+
+async def test_what_was_read_of_the_end_counts_before_what_a_write_finds() -> None:
+    stage = await Stage().opened()
+    stage.bring(PEERS_CLOSE)
+    stage.transport.closing = True
+    with pytest.raises(ClientDisconnected):
+        await stage.say("lost")
+    assert await stage.hear() == 4001
 
 
 # While the peer does not read.
@@ -1336,6 +1346,7 @@ async def test_a_close_when_the_application_ends(
     assert caplog.messages == ["Exception in ASGI application\n"] * logged
 
 
+@pytest.mark.parametrize("lost", [True, False])
 @pytest.mark.parametrize(
     ("error", "logged"),
     [
@@ -1346,12 +1357,16 @@ async def test_a_close_when_the_application_ends(
     ],
 )
 async def test_an_application_that_ends_after_the_end(
-    error: BaseException | None, *, logged: bool, caplog: pytest.LogCaptureFixture
+    error: BaseException | None, *, lost: bool, logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A write may have found the loss before anybody was told of it."""
     stage = await Stage().opened()
-    stage.transport.lose()
+    if lost:
+        stage.transport.lose()
+    stage.transport.closing = True
     await stage.end(error)
-    assert stage.written == b""
+    if lost:
+        assert stage.written == b""
     assert caplog.messages == ["Exception in ASGI application\n"] * logged
 
 
