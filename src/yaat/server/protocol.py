@@ -396,7 +396,8 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._transport.resume_reading()
 
     def _pause(self) -> None:
-        if not self._paused and not self._transport.is_closing():
+        is_over = self._ending is not None or self._transport.is_closing()
+        if not self._paused and not is_over:
             self._paused = True
             self._transport.pause_reading()
 
