@@ -916,6 +916,12 @@ async def test_nothing_overtakes_an_answer_that_is_kept(size: int) -> None:
     assert len(stage.sent) == 3
 
 
+async def test_one_answer_is_kept_for_no_longer_than_a_turn() -> None:
+    stage = await gathered()
+    await asyncio.sleep(0)
+    assert stage.words == ["kept"]
+
+
 async def test_a_pong_does_not_overtake_an_answer() -> None:
     stage = await gathered()
     stage.bring(frame(codec.PING, b"x"))
@@ -1571,7 +1577,7 @@ async def test_an_application_that_does_not_receive_is_no_silence() -> None:
     await asyncio.sleep(90)
     assert stage.sent == [(codec.PING, b"")] * 4
     assert await stage.hear() == "one"
-    await asyncio.sleep(25)  # what the peer may have said meanwhile is only now read
+    await asyncio.sleep(25)
     assert stage.sent[4:] == [(codec.PING, b"")]
     await asyncio.sleep(20)
     assert stage.sent[-1][0] == codec.CLOSE
