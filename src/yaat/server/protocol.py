@@ -391,7 +391,6 @@ class WebSocketProtocol(asyncio.Protocol):
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._heard = True  # what it may have said meanwhile is only now read
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -628,14 +627,12 @@ class WebSocketProtocol(asyncio.Protocol):
             self._hang_up()
             return
         # With a FIN the peer hangs up. If we did while it sends, a reset might overtake our close.
-        self._flush()
         self._transport.write_eof()
         self._resume()
         self._arm(self.settings.close_timeout, self._transport.abort)
 
     def _miss(self) -> None:
         """End the connection: the peer has closed its half, without a close frame or behind it."""
-        self._flush()
         self._end(_Code.ABNORMAL_CLOSURE)
         if self in self._connections:
             self._hang_up()
