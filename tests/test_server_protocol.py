@@ -582,7 +582,7 @@ WHAT: dict[str, Message] = {
     RESPONSE_BODY: {"type": RESPONSE_BODY, "body": b"no", "more_body": True},
     "the last body": {"type": RESPONSE_BODY, "body": b"no"},
     RESPONSE_END: {"type": RESPONSE_END},
-    **{kind: {"type": kind} for kind in INCOMING},
+    **{kind: {"type": kind} for kind in sorted(INCOMING)},
     "unknown": {"type": "websocket.unknown"},
     "nothing": {},
 }
