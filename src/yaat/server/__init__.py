@@ -5,6 +5,12 @@
 It needs the extra `yaat[server]`.
 """
 
+try:
+    import uvicorn  # noqa: F401
+    import websockets  # noqa: F401
+except ImportError as missing:
+    raise ImportError(f"the server needs {missing.name}: pip install 'yaat[server]'") from missing
+
 from yaat.server.protocol import WebSocketProtocol
 from yaat.server.settings import ServerSettings
 
