@@ -105,7 +105,6 @@ def test_it_is_a_get(method: bytes) -> None:
         (b"//double", b"//double", "//double", b""),
         (b"/a?http://b/", b"/a", "/a", b"http://b/"),
         (b"/http://b/", b"/http://b/", "/http://b/", b""),
-        (b"/a?\xff", b"/a", "/a", b"\xff"),
         # RFC 9112, 3.2.2: the absolute form
         (b"http://example.com/a?b", b"/a", "/a", b"b"),
         (b"HTTPS://example.com:8000/a", b"/a", "/a", b""),
@@ -126,10 +125,11 @@ def test_a_target_that_is_no_path(target: bytes) -> None:
     assert refused(request(target=target)).status == 400
 
 
-@pytest.mark.parametrize("path", ["/é".encode(), b"/\xff", b"http://h/\x80"])
-def test_a_path_has_to_be_ascii(path: bytes) -> None:
-    error = refused(request(target=path))
-    assert (error.status, error.reason) == (400, "The path has to be percent-encoded.")
+@pytest.mark.parametrize("target", ["/é".encode(), b"/\xff", b"http://h/\x80", b"/a?\xff"])
+def test_a_target_has_to_be_ascii(target: bytes) -> None:
+    error = refused(request(target=target))
+    assert error.status == 400
+    assert error.reason == "The target of the request has to be percent-encoded."
 
 
 @pytest.mark.parametrize("hosts", [[], HOST * 2, [*HOST, (b"HOST", b"other")]])
