@@ -775,6 +775,14 @@ async def test_what_the_servers_receive_raises_is_passed_on(
         await websocket.receive()
 
 
+async def test_it_is_passed_on_while_the_end_is_waited_for(serve: Serving) -> None:
+    server, websocket = await serve.open()
+    await websocket.close()
+    server.receive_error = TimeoutError("of the server's own")
+    with pytest.raises(TimeoutError, match="own"):
+        await websocket.receive()
+
+
 # Sending
 
 
