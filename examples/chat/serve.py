@@ -7,6 +7,8 @@ import socket
 import uvicorn
 from app import app
 
+from yaat.server import WebSocketProtocol
+
 PORT = 8000
 
 
@@ -36,7 +38,9 @@ def main() -> None:
     address = f"http://{host}:{listener.getsockname()[1]}/"
     print(f"Chat: {address}  (open it in two tabs; Ctrl-C ends it)", flush=True)
     # A browser that no longer answers shall not keep the server from ending.
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
+    config = uvicorn.Config(
+        app, ws=WebSocketProtocol, log_level="warning", timeout_graceful_shutdown=3
+    )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on when it has ended
         uvicorn.Server(config).run(sockets=[listener])
 
