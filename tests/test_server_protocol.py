@@ -34,7 +34,7 @@ from yaat.lifecycle import (
     SEND,
     State,
 )
-from yaat.server import ServerSettings, WebSocketProtocol, codec
+from yaat.server import ServerSettings, WebSocketProtocol, codec, protocol
 from yaat.server.protocol import MOST_GATHERED, MOST_IN_A_ROW
 from yaat.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -920,6 +920,21 @@ async def test_one_answer_is_kept_for_no_longer_than_a_turn() -> None:
     stage = await gathered()
     await asyncio.sleep(0)
     assert stage.words == ["kept"]
+
+
+@pytest.mark.parametrize("pauses", [True, False])
+async def test_a_long_payload_is_copied_only_where_writelines_would_not_pause(
+    monkeypatch: pytest.MonkeyPatch, *, pauses: bool
+) -> None:
+    monkeypatch.setattr(protocol, "WRITELINES_PAUSES", pauses)
+    stage = await Stage().opened()
+    payload = bytes(codec.LONG)
+    given: list[object] = []
+    monkeypatch.setattr(stage.transport, "writelines", given.extend)
+    monkeypatch.setattr(stage.transport, "write", given.append)
+    await stage.send({"type": SEND, "bytes": payload})
+    head = codec.head(codec.BINARY, len(payload))
+    assert given == ([head, payload] if pauses else [head + payload])
 
 
 async def test_a_pong_does_not_overtake_an_answer() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, TypeVarTuple, Unpack, cast
@@ -53,6 +54,12 @@ MOST_GATHERED: Final = 16
 # Who sends more than this, and 64 bytes a message, while nobody else had a turn, gives one: the
 # kernel may take it all, and over TLS a lost connection takes everything.
 MOST_IN_A_ROW: Final = 262_144
+
+# asyncio's writelines() did not call pause_writing() in 3.12.0 to 3.12.8, 3.13.0 and 3.13.1: what a
+# peer does not read would have been buffered without a bound (CVE-2024-12254).
+WRITELINES_PAUSES: Final = not (
+    (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
+)
 
 # glibc gives the top of the heap back as soon as 128 KiB there are free; then each turn of the loop
 # that handles a few long messages takes its pages anew: 68 µs for an echo of 64 KiB, not 42. To
@@ -493,7 +500,10 @@ class WebSocketProtocol(asyncio.Protocol):
         head = codec.head(opcode, len(payload))
         if len(payload) >= codec.LONG:
             self._flush()
-            self._transport.writelines((head, payload))
+            if WRITELINES_PAUSES:
+                self._transport.writelines((head, payload))
+            else:
+                self._transport.write(head + payload)
         elif self._ready and len(self._gathered) < MOST_GATHERED - 1:
             # The application has more to answer: one write for all of it. A write for each is a
             # system call for each, which is most of what an answer costs.
