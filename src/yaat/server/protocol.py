@@ -49,7 +49,7 @@ from yaat.turns import Turns
 from yaat.types import ASGIApp, Message, Scope
 
 SPEC_VERSION: Final = "2.5"
-# So many messages below that are handed over in one.
+# So many short messages, of less than `codec.LONG` bytes, are handed over in one write.
 MOST_GATHERED: Final = 16
 # Who sends more than this, and 64 bytes a message, while nobody else had a turn, gives one: the
 # kernel may take it all, and over TLS a lost connection takes everything.
@@ -707,9 +707,9 @@ class WebSocketProtocol(asyncio.Protocol):
 
 
 def _addresses(transport: asyncio.Transport) -> tuple[object, object]:
-    """Return our address and the peer's: uvicorn's HTTP class, which was here before, knows them.
+    """Return our address and the peer's.
 
-    To ask the kernel again costs more than all else that is in a scope.
+    uvicorn's HTTP class, which was here before, has asked the kernel for them already.
     """
     before: Any = transport.get_protocol()
     try:
