@@ -1,5 +1,6 @@
-"""The server: a WebSocket protocol class for uvicorn, good for every ASGI application.
+"""The server: uvicorn with a WebSocket class of our own, good for every ASGI application.
 
+    yaat run app:app
     uvicorn --ws yaat.server:WebSocketProtocol app:app
 
 It needs the extra `yaat[server]`.
@@ -12,6 +13,7 @@ except ImportError as missing:
     raise ImportError(f"the server needs {missing.name}: pip install 'yaat[server]'") from missing
 
 from yaat.server.protocol import WebSocketProtocol
+from yaat.server.serving import run
 from yaat.server.settings import ServerSettings
 
-__all__ = ["ServerSettings", "WebSocketProtocol"]
+__all__ = ["ServerSettings", "WebSocketProtocol", "run"]

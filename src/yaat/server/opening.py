@@ -70,15 +70,32 @@ def parsed(head: bytes) -> Request:
         HandshakeError: It is none that a server may accept.
     """
     request_line, _, rest = head.partition(b"\r\n")
-    target = _target(request_line)
-    raw_path, _, query_string = target.partition(b"?")
-    path = raw_path.decode()
+    # Which version is for the HTTP class to check.
+    method, _, rest_of_line = request_line.partition(b" ")
     lines = [line.partition(b":") for line in rest.split(b"\r\n")]
-    headers = [
-        (_SHARED.get(name := given.lower(), name), _SHARED.get(value := rest.strip(b" \t"), value))
-        for given, _, rest in lines
-        if given
-    ]
+    headers = [(name.lower(), value.strip(b" \t")) for name, _, value in lines if name]
+    return requested(method, rest_of_line.partition(b" ")[0], headers)
+
+
+def requested(method: bytes, target: bytes, given: Headers) -> Request:
+    """Take a request that somebody has read for a handshake.
+
+    Args:
+        method: Of the request.
+        target: Of the request, as it came.
+        given: Its headers, names in lower case, no white space around values.
+
+    Raises:
+        HandshakeError: It is none that a server may accept.
+    """
+    # 4.2.1: "An HTTP/1.1 or higher GET request".
+    if method != b"GET":
+        raise HandshakeError(
+            "A WebSocket begins with GET.", HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")]
+        )
+    raw_path, _, query_string = _origin_form(target).partition(b"?")
+    path = raw_path.decode()
+    headers = [(_SHARED.get(name, name), _SHARED.get(value, value)) for name, value in given]
     # 4.2.1: "A |Host| header field containing the server's authority"; RFC 9112, 3.2: to a request
     # with none or several a server "MUST respond with a 400".
     if sum(name == b"host" for name, _ in headers) != 1:
@@ -95,14 +112,7 @@ def parsed(head: bytes) -> Request:
     )
 
 
-def _target(line: bytes) -> bytes:
-    # 4.2.1: "An HTTP/1.1 or higher GET request". Which version is for the HTTP class to check.
-    method, _, rest = line.partition(b" ")
-    if method != b"GET":
-        raise HandshakeError(
-            "A WebSocket begins with GET.", HTTPStatus.METHOD_NOT_ALLOWED, [(b"allow", b"GET")]
-        )
-    target = rest.partition(b" ")[0]
+def _origin_form(target: bytes) -> bytes:
     # RFC 9112, 3.2.2: a server "MUST accept the absolute-form in requests".
     if (origin := _ORIGIN.match(target)) is not None:
         target = target[origin.end() :]

@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, TypeVarTuple, Unpack, cast
 
@@ -23,6 +24,7 @@ from uvicorn.server import ServerState
 
 from yaat.constants import WebSocketCloseEvent, checked_reason, travelling_code
 from yaat.exceptions import ArgumentError, StateError, WebSocketDisconnect
+from yaat.frames import Frame
 from yaat.handshake import checked_headers, chosen_subprotocol
 from yaat.lifecycle import (
     ACCEPT,
@@ -43,12 +45,19 @@ from yaat.lifecycle import (
 from yaat.server import codec, opening
 from yaat.server.codec import Close, Decoder, FrameError, Ping
 from yaat.server.deflate import Deflate, negotiated
+from yaat.server.gathering import Gathering, gathering
 from yaat.server.opening import Denial, HandshakeError, Request
 from yaat.server.settings import ServerSettings
+from yaat.server.wire import NAME as WIRE
+from yaat.server.wire import LossCallback, RoomCallback, Wire
 from yaat.turns import Turns
 from yaat.types import ASGIApp, Message, Scope
 
 SPEC_VERSION: Final = "2.5"
+HANDLER: Final = "websocket"
+"""The name of the task that runs the application over one connection."""
+FAREWELL: Final = 1.0
+"""How long, in seconds, a peer has to hang up when the server stops."""
 # So many short messages, of less than `codec.LONG` bytes, are handed over in one write.
 MOST_GATHERED: Final = 16
 # Who sends more than this, and 64 bytes a message, while nobody else had a turn, gives one: the
@@ -73,6 +82,19 @@ _BEFORE = (State.CONNECTING, State.PENDING, State.DENYING)
 _OF_APPLICATIONS = OUTGOING - {RESPONSE_END}
 _CONNECT = object()  # what stands in the queue for websocket.connect
 _PING_FRAME = codec.head(codec.PING, 0)
+# The idle timeout is looked at so many times; a time stamp for each message would cost more.
+_QUARTERS = 4
+# What a class keeps to by itself, without `yaat run`.
+_OWN = frozenset(
+    {
+        "write_buffer",
+        "read_buffer",
+        "max_tiny_fragments",
+        "close_timeout",
+        "compress_from",
+        "idle_timeout",
+    }
+)
 # What is about the connection itself, of which the server alone decides (RFC 9110, 7.6.1).
 _HOP_BY_HOP = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -96,11 +118,14 @@ class WebSocketProtocol(asyncio.Protocol):
         - After its end `send()` raises uvicorn's `ClientDisconnected`, an `OSError`, and
           `receive()` gives the disconnect, again and again.
 
-    uvicorn's `ws_max_size`, `ws_max_queue`, `ws_ping_interval`, `ws_ping_timeout` and
-    `ws_per_message_deflate` are obeyed as given. To change the other bounds, derive a class:
+    `yaat run` gives it its settings. With `uvicorn --ws`, uvicorn's `ws_max_size`, `ws_max_queue`,
+    `ws_ping_interval`, `ws_ping_timeout` and `ws_per_message_deflate` are obeyed as given; for the
+    bounds that uvicorn has no option for, derive a class:
 
         class Patient(WebSocketProtocol):
             settings = ServerSettings(close_timeout=60.0)
+
+    `scope["extensions"]["yaat.wire"]` offers `write`, `buffered`, `on_room`, `on_loss` and `send`.
 
     Spec: RFC 6455; RFC 7692; ASGI, "WebSocket" 2.5 and "Websocket Denial Response".
     """
@@ -119,24 +144,45 @@ class WebSocketProtocol(asyncio.Protocol):
         "_early",
         "_ending",
         "_gathered",
+        "_gathering",
         "_heard",
+        "_idle",
         "_in_a_row",
+        "_leave",
         "_loop",
+        "_on_loss",
+        "_on_room",
         "_paused",
         "_ping",
+        "_quiet",
         "_ready",
         "_request",
         "_scope",
         "_server_state",
+        "_settings",
         "_state",
         "_timer",
         "_transport",
         "_turns",
         "_waiter",
+        "_window",
     )
 
     _transport: asyncio.Transport
     _decoder: Decoder
+
+    def __init_subclass__(cls) -> None:
+        """Check the settings of a subclass.
+
+        Raises:
+            ArgumentError: It sets what it cannot keep to.
+        """
+        for option in fields(ServerSettings):
+            if option.name not in _OWN and getattr(cls.settings, option.name) != option.default:
+                raise ArgumentError(
+                    f"ServerSettings.{option.name} is for `yaat run`: a class that uvicorn loads "
+                    f"cannot keep to it, but only to {', '.join(sorted(_OWN))}"
+                )
 
     def __init__(
         self,
@@ -148,6 +194,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if not config.loaded:
             config.load()
         self._config = config
+        self._settings: ServerSettings = getattr(config, "settings", self.settings)
         self._server_state = server_state
         self._connections = cast(set[asyncio.Protocol], server_state.connections)
         self._app_state = app_state
@@ -157,6 +204,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._request: Request | None = None
         self._scope: Scope | None = None
         self._deflate: Deflate | None = None
+        self._window = 0
         self._denial: Denial | None = None
         self._early = b""
         # Reading.
@@ -165,21 +213,29 @@ class WebSocketProtocol(asyncio.Protocol):
         self._paused = False
         self._ending: tuple[int, str] | None = None
         # Writing. While the transport is full it has the turn.
+        self._gathering: Gathering = gathering(self._loop)
         self._gathered: list[bytes] = []
         self._in_a_row = 0
         self._turns = Turns()
         self._blocked = False
         self._ping: Ping | None = None
+        self._on_room: list[RoomCallback] | None = None
+        # How it ends.
+        self._on_loss: list[LossCallback] | None = None
+        self._leave: Callable[[], None] | None = None
         # The one thing that is waited for; and whether the peer was heard of since our last ping.
         self._timer: asyncio.TimerHandle | None = None
         self._heard = False
+        # And for how many quarters of the idle timeout there has been no message.
+        self._idle: asyncio.TimerHandle | None = None
+        self._quiet = 0
 
     # What the transport and uvicorn tell.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a connection on which a handshake has begun."""
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=self.settings.write_buffer)
+        self._transport.set_write_buffer_limits(high=self._settings.write_buffer)
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -202,6 +258,7 @@ class WebSocketProtocol(asyncio.Protocol):
         except FrameError as error:
             failure = error
         if decoder.messages:
+            self._quiet = 0
             waiter = self._waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
@@ -215,11 +272,12 @@ class WebSocketProtocol(asyncio.Protocol):
     def _receive_early(self, data: bytes) -> None:
         """Take what comes when the connection is not yet open."""
         if self._state is State.CONNECTING and not self._transport.is_closing():
-            self._begin(data)
+            head, _, early = data.partition(b"\r\n\r\n")
+            self.open(lambda: opening.parsed(head), early)
         elif self._state is State.PENDING:
             # It should have waited for our answer (4.1). What it sent is kept, and bounded.
             self._early += data
-            if len(self._early) > self.settings.read_buffer:
+            if len(self._early) > self._settings.read_buffer:
                 self._pause()
 
     def eof_received(self) -> bool:
@@ -237,6 +295,9 @@ class WebSocketProtocol(asyncio.Protocol):
         self._end(_Code.ABNORMAL_CLOSURE)
         self._disarm()
         self._gathered.clear()
+        if self._leave is not None:
+            self._leave()
+            self._leave = None
 
     def pause_writing(self) -> None:
         """Let whoever sends wait: more than `write_buffer` bytes are buffered."""
@@ -253,22 +314,37 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """End the connection because the server stops."""
+        is_open = self._state is State.OPEN
         if self._is_unanswered:
             self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
-        elif self._state is State.OPEN:
+        elif is_open:
             self._write(codec.close_frame(_Code.SERVICE_RESTART))
         self._end(_Code.SERVICE_RESTART)
-        self._hang_up()
+        if is_open:
+            self._decoder.end()
+            self._part(min(FAREWELL, self._settings.close_timeout))
+        else:
+            self._hang_up()
 
     # The handshake.
 
-    def _begin(self, data: bytes) -> None:
-        """Read the handshake and start the application."""
-        head, _, self._early = data.partition(b"\r\n\r\n")
+    def open(
+        self, read: Callable[[], Request], early: bytes, leave: Callable[[], None] | None = None
+    ) -> None:
+        """Read the handshake and start the application.
+
+        Args:
+            read: Reads it; what it raises is answered.
+            early: What came behind it already.
+            leave: Called when the connection is over.
+        """
+        self._early = early
+        self._leave = leave
         try:
-            self._request = opening.parsed(head)
+            self._request = read()
             if self._config.ws_per_message_deflate and self._request.extensions:
                 self._deflate = negotiated(self._request.extensions)
+                self._window = self._deflate.window if self._deflate else 0
         except HandshakeError as error:
             _logger.warning("Invalid WebSocket handshake: %s", error)
             self._respond(error.status, str(error), error.headers)
@@ -279,15 +355,15 @@ class WebSocketProtocol(asyncio.Protocol):
         self._ready.append(_CONNECT)
         self._state = move(self._state, CONNECT)
         context = contextvars.Context() if self._config.reset_contextvars else None
-        task = self._loop.create_task(self._run(self._scope), context=context)
+        task = self._loop.create_task(self._run(self._scope), name=HANDLER, context=context)
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
 
     def _new_decoder(self) -> Decoder:
         return Decoder(
             max_message_bytes=self._config.ws_max_size,
-            max_tiny_fragments=self.settings.max_tiny_fragments,
-            max_unread=self.settings.read_buffer,
+            max_tiny_fragments=self._settings.max_tiny_fragments,
+            max_unread=self._settings.read_buffer,
             deflate=self._deflate,
         )
 
@@ -309,7 +385,7 @@ class WebSocketProtocol(asyncio.Protocol):
             "headers": request.headers,
             "subprotocols": request.subprotocols,
             "state": self._app_state.copy(),
-            "extensions": {"websocket.http.response": {}},
+            "extensions": {"websocket.http.response": {}, WIRE: Wire(self)},
         }
 
     async def _run(self, scope: Scope) -> None:
@@ -320,8 +396,10 @@ class WebSocketProtocol(asyncio.Protocol):
             await app(scope, self.receive, self.send)
         except BaseException as error:
             # ASGI, "Disconnected Client": that the peer has gone is no error, nor is what Starlette
-            # makes of it.
-            is_departure = isinstance(error, ClientDisconnected | WebSocketDisconnect)
+            # makes of it; nor that a server which stops cancels who did not notice.
+            is_departure = isinstance(
+                error, ClientDisconnected | WebSocketDisconnect | asyncio.CancelledError
+            )
             has_gone = self._ending is not None or self._transport.is_closing()
             if not (is_departure and has_gone):
                 _logger.exception("Exception in ASGI application\n")
@@ -383,8 +461,11 @@ class WebSocketProtocol(asyncio.Protocol):
     def _is_full(self, decoder: Decoder) -> bool:
         return (
             decoder.held_back
-            or decoder.unread > self.settings.read_buffer
-            or len(decoder.messages) + len(self._ready) >= max(1, self._config.ws_max_queue)
+            or decoder.unread > self._settings.read_buffer
+            or (
+                self._on_loss is None
+                and len(decoder.messages) + len(self._ready) >= max(1, self._config.ws_max_queue)
+            )
         )
 
     def _read_on(self) -> None:
@@ -446,11 +527,12 @@ class WebSocketProtocol(asyncio.Protocol):
         except asyncio.CancelledError:
             # The turn that we had been given was given on, though the transport may be full again.
             self._turns.taken = self._turns.taken or self._blocked
+            self._tell_room()
             raise
 
     async def _take_turn_to_close(self) -> None:
         """Let what was sent before go first, but not for ever."""
-        deadline = self._loop.call_later(self.settings.close_timeout, self._transport.abort)
+        deadline = self._loop.call_later(self._settings.close_timeout, self._transport.abort)
         try:
             await self._take_turn()
         finally:
@@ -459,6 +541,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _yield_turn(self) -> None:
         if not self._blocked:
             self._turns.give()
+            self._tell_room()
 
     def _hand_over(self, message: Message) -> None:
         """Do what an event says, if the table says that it is legal."""
@@ -493,13 +576,12 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._transport.is_closing():
             raise ClientDisconnected
         self._in_a_row += len(payload) + 64
-        if self._deflate is not None and len(payload) >= self.settings.compress_from:
-            compressed = self._deflate.compress(payload)
-            if len(compressed) < len(payload):
-                opcode, payload = opcode | codec.RSV1, compressed
+        self._quiet = 0
+        if self._deflate is not None and len(payload) >= self._settings.compress_from:
+            opcode, payload = self._compressed(self._deflate, opcode, payload)
         head = codec.head(opcode, len(payload))
         if len(payload) >= codec.LONG:
-            self._flush()
+            self.flush()
             if WRITELINES_PAUSES:
                 self._transport.writelines((head, payload))
             else:
@@ -508,26 +590,100 @@ class WebSocketProtocol(asyncio.Protocol):
             # The application has more to answer: one write for all of it. A write for each is a
             # system call for each, which is most of what an answer costs.
             if not self._gathered:
-                self._loop.call_soon(self._flush)
+                self._gathering.add(self, self._loop)
             self._gathered.append(head + payload)
         elif self._gathered:
             self._write(head + payload)
         else:
             self._transport.write(head + payload)
 
+    def _compressed(self, deflate: Deflate, opcode: int, payload: bytes) -> tuple[int, bytes]:
+        compressed = deflate.compress(payload)
+        if len(compressed) < len(payload):
+            return opcode | codec.RSV1, compressed
+        return opcode, payload
+
     def _write(self, data: bytes) -> None:
         """Write `data` behind what was gathered."""
         if self._gathered:
             self._gathered.append(data)
-            self._flush()
+            self.flush()
         else:
             self._transport.write(data)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Hand over what was gathered."""
         if self._gathered:
             data = b"".join(self._gathered)
             self._gathered.clear()
             self._transport.write(data)
+
+    # The extension `yaat.wire`.
+
+    def write(self, frame: Frame) -> bool:
+        """Send a frame without waiting.
+
+        Returns:
+            True: it was taken whole, and leaves in order with what `send()` is given. False:
+            nothing was taken, as the connection is not open, more than `write_buffer` bytes wait
+            for the peer, or a `send()` waits for its turn.
+        """
+        if self._turns.taken or self._state is not State.OPEN or self._transport.is_closing():
+            return False
+        data = frame.encodings.get(self._window) or self._encoded(frame)
+        self._quiet = 0
+        gathered = self._gathered
+        if not gathered:
+            self._gathering.add(self, self._loop)
+        gathered.append(data)
+        if len(data) >= codec.LONG or len(gathered) >= MOST_GATHERED:
+            self.flush()
+        return True
+
+    def _encoded(self, frame: Frame) -> bytes:
+        """Frame and compress what nobody with our window was sent yet."""
+        opcode = codec.TEXT if frame.kind == "text" else codec.BINARY
+        payload = frame.payload
+        if self._deflate is not None and len(payload) >= self._settings.compress_from:
+            opcode, payload = self._compressed(self._deflate, opcode, payload)
+        data = frame.encodings[self._window] = codec.head(opcode, len(payload)) + payload
+        return data
+
+    def buffered(self) -> int:
+        """Return how many bytes were taken and have not been handed over to the kernel."""
+        return self._transport.get_write_buffer_size() + sum(map(len, self._gathered))
+
+    def on_room(self, callback: RoomCallback) -> None:
+        """Call `callback()` once, in a turn of the loop to come, when `write` may take a frame.
+
+        That is when less than a quarter of `write_buffer` is left and no `send()` waits for its
+        turn. If the connection ends before that, it is not called.
+        """
+        if self._ending is None:
+            self._on_room = [*(self._on_room or ()), callback]
+            self._tell_room()
+
+    def _tell_room(self) -> None:
+        if self._on_room is not None and self._state is State.OPEN and not self._turns.taken:
+            callbacks, self._on_room = self._on_room, None
+            for callback in callbacks:
+                self._loop.call_soon(callback)
+
+    def on_loss(self, callback: LossCallback) -> None:
+        """Call `callback(code, reason)` once, in a turn of the loop to come, at the end.
+
+        It is told what `websocket.disconnect` says, as soon as that is known: before the
+        application has received what came in before it. So that this is soon, messages that nobody
+        receives are read up to `read_buffer` bytes, however many they are.
+        """
+        if self._ending is not None:
+            self._loop.call_soon(callback, *self._ending)
+            return
+        self._on_loss = [*(self._on_loss or ()), callback]
+        if self._paused and not self._is_full(self._decoder):
+            self._resume()
+
+    # What the events of an application do.
 
     def _accept(self, message: Message) -> None:
         request = self._request
@@ -541,6 +697,9 @@ class WebSocketProtocol(asyncio.Protocol):
         self._request = self._scope = None
         if self._config.ws_ping_interval:
             self._arm(self._config.ws_ping_interval, self._send_ping)
+        if self._settings.idle_timeout is not None:
+            self._look_idle(self._settings.idle_timeout)
+        self._tell_room()
         if self._early:
             early, self._early = self._early, b""
             self.data_received(early)
@@ -556,7 +715,7 @@ class WebSocketProtocol(asyncio.Protocol):
         code = message.get("code")
         code = travelling_code(_Code.NORMAL_CLOSURE if code is None else code)
         self._write(codec.close_frame(code, checked_reason(message.get("reason"))))
-        self._arm(self.settings.close_timeout, self._transport.abort)
+        self._arm(self._settings.close_timeout, self._transport.abort)
         if self._paused:
             self.data_received(b"")
             self._resume()
@@ -633,13 +792,18 @@ class WebSocketProtocol(asyncio.Protocol):
             self._end(code, reason)
         else:
             self._end(_Code.ABNORMAL_CLOSURE)
-        if not self._transport.can_write_eof():
+        self._part(self._settings.close_timeout)
+
+    def _part(self, seconds: float) -> None:
+        """Let the peer hang up, which has so many seconds for it; what it sends is discarded."""
+        if not self._transport.can_write_eof() or self._transport.is_closing():
             self._hang_up()
             return
         # With a FIN the peer hangs up. If we did while it sends, a reset might overtake our close.
+        self.flush()
         self._transport.write_eof()
         self._resume()
-        self._arm(self.settings.close_timeout, self._transport.abort)
+        self._arm(seconds, self._transport.abort)
 
     def _miss(self) -> None:
         """End the connection: the peer has closed its half, without a close frame or behind it."""
@@ -654,18 +818,24 @@ class WebSocketProtocol(asyncio.Protocol):
             self._ending = (int(code), reason)
             self._request = self._scope = None
             self._early = b""
+            for callback in self._on_loss or ():
+                self._loop.call_soon(callback, *self._ending)
+            self._on_loss = self._on_room = None
             self._wake()
             self._blocked = False
             self._turns.give()
+            if self._idle is not None:
+                self._idle.cancel()
+                self._idle = None
 
     def _hang_up(self) -> None:
         """Close the transport; it has a while to hand over what is buffered."""
-        self._flush()
+        self.flush()
         self._transport.close()
         self._disarm()
         # On TLS the peer's part in closing is waited for even if nothing is.
         if self._transport.get_write_buffer_size() or not self._transport.can_write_eof():
-            self._arm(self.settings.close_timeout, self._transport.abort)
+            self._arm(self._settings.close_timeout, self._transport.abort)
 
     # What is waited for.
 
@@ -678,6 +848,14 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _look_idle(self, timeout: float) -> None:
+        """End the connection if no message went either way for `timeout` seconds."""
+        if self._quiet >= _QUARTERS:
+            self._fail(_Code.GOING_AWAY, "idle timeout")
+            return
+        self._quiet += 1
+        self._idle = self._loop.call_later(timeout / _QUARTERS, self._look_idle, timeout)
 
     def _send_ping(self) -> None:
         """Ask whether the peer is there."""

@@ -1,0 +1,249 @@
+"""The HTTP class of `yaat run`: uvicorn's on httptools, with bounds on the head of a request."""
+
+import asyncio
+import logging
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final, cast
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import _TrustedHosts
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from yaat.server import opening
+from yaat.server.admission import Admission, retry_after
+from yaat.server.protocol import FAREWELL, WebSocketProtocol
+from yaat.server.settings import ServerSettings
+
+_logger = logging.getLogger("uvicorn.error")
+_COLON_AND_LINE_END: Final = 4
+
+
+class State(ServerState):
+    """What the connections of one server share.
+
+    Attributes:
+        admission: Who may become a WebSocket connection.
+        trusted: Whose X-Forwarded-For is believed.
+    """
+
+    def __init__(self, settings: ServerSettings, trusted: _TrustedHosts) -> None:
+        super().__init__()
+        self.admission = Admission(settings)
+        self.trusted = trusted
+
+
+class TooLargeError(Exception):
+    """The head of a request is beyond the limits."""
+
+
+class HTTPProtocol(HttpToolsProtocol):
+    """One connection until it becomes a WebSocket, if it does.
+
+    Guarantees:
+        - The head of a request is whole within `handshake_timeout`, or the connection is cut; what
+          is kept of a head is bounded by `max_headers` lines of `max_header_bytes`.
+        - What is too large, too late or too much is answered, and the answer can be read.
+        - What came behind a handshake is not lost.
+
+    Spec: RFC 9112, section 2; RFC 6585, section 5; RFC 9110, sections 7.8 and 15.5.9.
+    """
+
+    server_state: State
+    parser: Any  # uvicorn sets it to None when the connection is lost
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: State,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._settings: ServerSettings = config.settings  # type: ignore[attr-defined]
+        self._deadline: asyncio.TimerHandle | None = None
+        # Of the head that is read: how much of it came, how much of that has been parsed.
+        self._in_head = True
+        self._came = 0
+        self._parsed = 0
+        self._is_handshake = False
+        self._answered = False
+        # A handshake behind a request that is being answered: what came behind it.
+        self._next: bytes | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect the head of a request."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def _expect_head(self) -> None:
+        self._deadline = self.loop.call_later(self._settings.handshake_timeout, self._time_out)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget it."""
+        self._met()
+        super().connection_lost(exc)
+
+    def _met(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _time_out(self) -> None:
+        if self._came:
+            self._answer(HTTPStatus.REQUEST_TIMEOUT)
+        else:
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came."""
+        if self._answered:
+            return
+        self._unset_keepalive_if_required()
+        self._came += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._is_handshake:
+                self._upgrade(data[upgrade.args[0] :])
+            else:
+                self._unsupported_upgrade_warning()
+        except httptools.HttpParserError as error:
+            is_large = isinstance(error.__context__, TooLargeError)
+            self._refuse_head(is_large=is_large)
+        else:
+            self._check_head()
+
+    def _check_head(self) -> None:
+        if not self._in_head:
+            return
+        if self._came - self._parsed > self._settings.max_header_bytes:
+            self._refuse_head(is_large=True)
+        elif self._came and self._deadline is None:
+            self._expect_head()
+
+    # What the parser tells.
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        super().on_message_begin()
+        if not self._in_head:  # else what has come is of this one
+            self._in_head = True
+            self._came = 0
+        self._parsed = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take the target, or a piece of it."""
+        super().on_url(url)
+        self._measure(len(self.url))
+        self._parsed += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        super().on_header(name, value)
+        size = len(name) + len(value) + _COLON_AND_LINE_END
+        self._measure(size)
+        self._parsed += size
+        if len(self.headers) > self._settings.max_headers:
+            raise TooLargeError
+
+    def _measure(self, size: int) -> None:
+        if size > self._settings.max_header_bytes:
+            raise TooLargeError
+
+    def on_headers_complete(self) -> None:
+        """Answer the request, unless it is a handshake."""
+        self._in_head = False
+        self._came = 0
+        self._met()
+        self._is_handshake = (
+            # RFC 9110, 7.8: "A server MUST ignore an Upgrade header field that is received in an
+            # HTTP/1.0 request."
+            self.parser.get_http_version() == "1.1"
+            and self.parser.should_upgrade()
+            and super()._should_upgrade()
+        )
+        super().on_headers_complete()
+        if self.server_state.admission.draining and not self._is_handshake:
+            self.cycle.keep_alive = False
+
+    def _should_upgrade(self) -> bool:
+        return self._is_handshake
+
+    # How it goes on.
+
+    def _upgrade(self, early: bytes) -> None:
+        """Hand the connection over, when requests before have been answered."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._next = early
+            self.flow.pause_reading()
+            return
+        address = self._address()
+        refusal = self._refusal(address)
+        if refusal:
+            _logger.warning("refused a handshake of %s: %s", address or "a client", refusal)
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, [retry_after()])
+            return
+        admission = self.server_state.admission
+        leave = partial(admission.leave, address) if admission.counts else None
+        self.connections.discard(self)
+        protocol = WebSocketProtocol(self.config, self.server_state, self.app_state, self.loop)
+        protocol.connection_made(self.transport)
+        handshake = partial(opening.requested, self.parser.get_method(), self.url, self.headers)
+        protocol.open(handshake, early, leave)
+        self.transport.set_protocol(protocol)
+
+    def _refusal(self, address: str) -> str | None:
+        admission = self.server_state.admission
+        if admission.draining:
+            return "the server stops"
+        return admission.enter(address) if admission.counts else None
+
+    def _address(self) -> str:
+        """Return the peer's address, as a proxy that is trusted tells it."""
+        peer = self.client[0] if self.client else None
+        trusted = self.server_state.trusted
+        if self.config.proxy_headers and peer in trusted:
+            told = [value for name, value in self.headers if name == b"x-forwarded-for"]
+            if told:
+                return trusted.get_trusted_client_address(b", ".join(told).decode("latin-1"))[0]
+        return peer or ""
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or with a handshake that waited for this one."""
+        super().on_response_complete()
+        if self._next is not None and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            early, self._next = self._next, None
+            self.flow.resume_reading()
+            self._upgrade(early)
+
+    def _refuse_head(self, *, is_large: bool) -> None:
+        if is_large:
+            _logger.warning("refused a request: its head is too large")
+            self._answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            _logger.warning("Invalid HTTP request received.")
+            self._answer(HTTPStatus.BAD_REQUEST)
+
+    def _answer(self, status: HTTPStatus, headers: opening.Headers = ()) -> None:
+        """Answer by ourselves, and let the peer hang up: a reset might overtake the answer."""
+        self._answered = True
+        self._met()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # an answer now would be one to the request before
+            return
+        headers = [*self.server_state.default_headers, *headers]
+        self.transport.write(opening.response(status, status.phrase, headers))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._deadline = self.loop.call_later(FAREWELL, self.transport.abort)
+        else:
+            self.transport.close()
+
+
+def trusted_by(config: Config) -> _TrustedHosts:
+    """Return whose X-Forwarded-For uvicorn believes."""
+    return _TrustedHosts(cast(str, config.forwarded_allow_ips))

@@ -1,0 +1,301 @@
+"""What `yaat run` starts: uvicorn's server with our classes, and how it stops."""
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import ChangeReload, multiprocess
+
+from yaat.exceptions import UsageError
+from yaat.server.http import HTTPProtocol, State, trusted_by
+from yaat.server.protocol import HANDLER, WebSocketProtocol
+from yaat.server.settings import ServerSettings
+from yaat.types import ASGIApp
+
+_logger = logging.getLogger("uvicorn.error")
+_TICK = 0.1  # how often, in seconds, somebody who waits looks for a second signal
+
+# Which option of uvicorn's a setting is, where it has another name. Those that uvicorn has none
+# for are None: our classes keep to them.
+_NAMES: dict[str, str | None] = {
+    "app_dir": None,
+    "keep_alive_timeout": "timeout_keep_alive",
+    "shutdown_timeout": "timeout_graceful_shutdown",
+    "max_message_bytes": "ws_max_size",
+    "ping_interval": "ws_ping_interval",
+    "ping_timeout": "ws_ping_timeout",
+    "compression": "ws_per_message_deflate",
+    **dict.fromkeys(
+        (
+            "handshake_timeout",
+            "max_headers",
+            "max_header_bytes",
+            "max_connections",
+            "max_connections_per_address",
+            "idle_timeout",
+            "write_buffer",
+            "read_buffer",
+            "max_tiny_fragments",
+            "compress_from",
+            "drain",
+            "handler_timeout",
+            "close_timeout",
+        )
+    ),
+}
+
+
+class Config(uvicorn.Config):
+    """uvicorn's configuration, made from our settings.
+
+    Args:
+        app: The application, or where it is: `module:name`.
+        settings: How to serve it.
+    """
+
+    def __init__(self, app: ASGIApp | str, settings: ServerSettings) -> None:
+        super().__init__(cast(Any, app), **_options(settings))
+        self.settings = settings
+
+    def bind_socket(self) -> socket.socket:
+        """Return the socket to listen on; ends the process if it cannot be had."""
+        if self.fd is not None:
+            # Its family is asked for; uvicorn takes each for a unix socket.
+            given = socket.socket(fileno=os.dup(self.fd))
+            _logger.info("Uvicorn running on socket %s (Press CTRL+C to quit)", given.getsockname())
+            return given
+        if self.uds is not None:
+            remove_socket(self.uds)
+        return super().bind_socket()
+
+
+def _options(settings: ServerSettings) -> dict[str, Any]:
+    """Return what uvicorn is told. What is None here is its default there, but for pings."""
+    # What waits for the application is bounded by `read_buffer`.
+    options = {"http": HTTPProtocol, "ws": WebSocketProtocol, "ws_max_queue": sys.maxsize}
+    for name in ServerSettings.__dataclass_fields__:
+        option, value = _NAMES.get(name, name), getattr(settings, name)
+        if option is not None and (value is not None or name.startswith("ping_")):
+            options[option] = list(value) if isinstance(value, tuple) else value
+    return options
+
+
+def remove_socket(path: str) -> None:
+    """Remove a unix socket that a server left behind, and nothing else."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(Path(path).stat().st_mode):
+            Path(path).unlink()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which stops in this order.
+
+    The listener stays open and answers handshakes with 503. Every WebSocket is closed with 1012, at
+    once or spread over `ServerSettings.drain`. Handlers end; who has not after `handler_timeout` is
+    cancelled. Then the listener closes, requests are waited for, and the lifespan ends. After a
+    signal the process ends with exit code 0; a second signal ends it at once, by that signal.
+    """
+
+    config: Config
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.server_state: State = State(config.settings, trusted_by(config))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        loop, config = asyncio.get_running_loop(), self.config
+        timeout = config.settings.handshake_timeout if config.ssl else None
+        self.servers = [
+            await loop.create_server(
+                self._protocol,
+                sock=listener,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=timeout,
+            )
+            for listener in sockets or ()
+        ]
+        self.started = True
+
+    def _protocol(self) -> asyncio.Protocol:
+        return HTTPProtocol(self.config, self.server_state, self.lifespan.state)
+
+    # How it stops.
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - its signature
+        """Stop; for a second signal, at once; for a third, though the event loop is blocked."""
+        if sig == signal.SIGINT and self.config.use_subprocess:
+            return  # a Ctrl-C is sent to the parent too, which says what is to be done
+        if self.force_exit:
+            _die(sig)
+        self._captured_signals.append(sig)
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Keep signals from ending the process; who was forced ends by the last one, after all."""
+        with super().capture_signals():
+            yield
+            signals, self._captured_signals = self._captured_signals, []
+        if self.force_exit and signals:
+            _die(signals[-1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop in the order that the class describes."""
+        self.server_state.admission.draining = True
+        await self._close_connections()
+        await self._end_handlers()
+        await super().shutdown(sockets)
+
+    async def _close_connections(self) -> None:
+        """Close every WebSocket, each at a random moment of its own share of the time."""
+        connections = self._connections()
+        random.shuffle(connections)
+        loop, seconds = asyncio.get_running_loop(), self.config.settings.drain
+        if connections:
+            _logger.info("Closing %d WebSocket connections.", len(connections))
+        begin = loop.time()
+        for number, connection in enumerate(connections):
+            share = (number + random.random()) / len(connections)  # noqa: S311 - no secret
+            await self._sleep_until(begin + seconds * share)
+            connection.shutdown()
+
+    def _connections(self) -> list[WebSocketProtocol]:
+        connections = cast(set[asyncio.Protocol], self.server_state.connections)
+        return [each for each in connections if isinstance(each, WebSocketProtocol)]
+
+    async def _sleep_until(self, moment: float) -> None:
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0)  # with no time at all, others have a turn all the same
+        while (left := moment - loop.time()) > 0 and not self.force_exit:  # noqa: ASYNC110 - a signal
+            await asyncio.sleep(min(left, _TICK))
+
+    async def _end_handlers(self) -> None:
+        """Wait for the handlers of closed connections, then cancel them."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.config.settings.handler_timeout
+        handlers = [task for task in self.server_state.tasks if task.get_name() == HANDLER]
+        while handlers and loop.time() < deadline and not self.force_exit:
+            await asyncio.wait(handlers, timeout=_TICK)
+            handlers = [task for task in handlers if not task.done()]
+        if handlers:
+            _logger.warning("Cancelling %d handlers that did not end.", len(handlers))
+        for handler in handlers:
+            handler.cancel("the server stops")
+
+
+def _die(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+
+
+class Worker(multiprocess.Process):
+    """A process that serves beside others."""
+
+    @property
+    def server(self) -> Server:
+        """Its server, which is made in that process."""
+        if self._server is None:
+            self._server = Server(cast(Config, self.config))
+        return cast(Server, self._server)
+
+    def always_pong(self) -> None:
+        """Answer the parent, until it waits for our end."""
+        with suppress(EOFError, OSError):
+            super().always_pong()
+
+
+class Workers(multiprocess.Multiprocess):
+    """uvicorn's supervisor of several processes, with ours for them."""
+
+    def run(self) -> None:
+        """Start them, keep them alive, and end them.
+
+        Raises:
+            SystemExit: The application cannot be started.
+        """
+        # It names the class itself, and has no other way to be told of one.
+        multiprocess.Process = Worker  # type: ignore[misc]
+        super().run()
+        if any(process.exitcode == STARTUP_FAILURE for process in self.processes):
+            sys.exit(STARTUP_FAILURE)
+
+    def join_all(self) -> None:
+        """Wait for all; pass further signals on."""
+        self.signal_queue.clear()
+        for process in self.processes:
+            while process.process.is_alive():
+                process.process.join(_TICK)
+                if self.signal_queue:
+                    self._pass_on(self.signal_queue.pop())
+
+    def _pass_on(self, number: int) -> None:
+        if number in (signal.SIGINT, signal.SIGTERM):
+            for process in self.processes:
+                process.process.terminate()
+
+
+def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
+    """Serve an application until a signal comes.
+
+    Args:
+        app: An ASGI application, or where it is: `module:name`.
+        settings: How to serve it.
+
+    Raises:
+        UsageError: What the settings ask for cannot work with this application.
+        SystemExit: It could not be started; the log says why.
+    """
+    settings = settings or ServerSettings()
+    sys.path.insert(0, str(Path(settings.app_dir).resolve()))
+    config = Config(app, settings)
+    check(app, config)
+    listener = config.bind_socket()
+    try:
+        _serve(config, listener)
+    finally:
+        listener.close()
+        if config.uds is not None:
+            remove_socket(config.uds)
+
+
+def check(app: ASGIApp | str, config: Config) -> None:
+    """Refuse what cannot work, before anything is started.
+
+    Raises:
+        UsageError: It says what to do.
+    """
+    if config.use_subprocess and not isinstance(app, str):
+        raise UsageError("workers and reload import the application: give it as 'module:name'")
+    if config.use_subprocess:
+        return
+    config.load_app()
+
+
+def _serve(config: Config, listener: socket.socket) -> None:
+    server = Server(config)
+    if config.should_reload:
+        ChangeReload(config, target=server.run, sockets=[listener]).run()
+    elif config.workers > 1:
+        Workers(config, sockets=[listener]).run()
+    else:
+        server.run(sockets=[listener])
+        if not server.started:
+            sys.exit(STARTUP_FAILURE)
