@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 from benchmarks import check, echo, memory, overhead, page, startup
+from benchmarks.fanout import part as fanout
 from benchmarks.peers import PEERS, Peer, chosen
 from benchmarks.servers import part as server
 from benchmarks.settings import Settings
@@ -16,6 +17,7 @@ PARTS: dict[str, ModuleType] = {
     "memory": memory,
     "echo": echo,
     "server": server,
+    "fanout": fanout,
 }
 
 
@@ -37,7 +39,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="peers by name, with commas; bare always")
     parser.add_argument("--app", type=peer, action="append", default=[], metavar="NAME=MODULE:APP")
     parser.add_argument("--shape", type=shape, action="append", metavar="CONNECTIONSxIN_FLIGHT")
-    parser.add_argument("--connections", type=int, help="how many idle ones memory opens")
+    parser.add_argument(
+        "--connections", type=int, help="how many idle ones memory opens, and who listen in fanout"
+    )
     parser.add_argument("--ws", default="websockets-sansio", help="uvicorn's WebSocket class")
     parser.add_argument("--instructions", action="store_true", help="count them with valgrind")
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="where plots go")

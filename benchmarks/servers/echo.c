@@ -1,9 +1,9 @@
-/* The limit: an echo server with one epoll that does what RFC 6455 makes it do and nothing else.
+/* The limit: a server with one epoll that does what RFC 6455 makes it do and nothing else.
  *
  *   echo PORT
  *
  * It unmasks in place, puts its own head before the payload, and writes all that one read brought
- * with one send. Nothing is checked.
+ * with one send; what comes at /publish to all who have asked for /listen. Nothing is checked.
  */
 
 #define _GNU_SOURCE
@@ -19,17 +19,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ROOM = 1 << 18, EVENTS = 1024, LISTEN = 1024 };
+enum { ROOM = 1 << 12, EVENTS = 1024, LISTEN = 1024 };
 
 /* What has come in and is not yet whole, and what the socket did not take yet. */
 struct connection {
     int fd;
-    bool open, closing, blocked;
+    bool open, closing, blocked, publishes;
     uint8_t *in, *out;
-    size_t in_size, out_size, out_room;
+    size_t in_size, in_room, out_size, out_room;
 };
 
 static int poller;
+static struct connection **listeners;
+static size_t listener_count, listener_room;
 
 static void watch(int fd, void *who, uint32_t what, int operation)
 {
@@ -39,10 +41,34 @@ static void watch(int fd, void *who, uint32_t what, int operation)
 
 static void leave(struct connection *c)
 {
+    for (size_t i = 0; i < listener_count; i++)
+        if (listeners[i] == c)
+            listeners[i--] = listeners[--listener_count];
     close(c->fd);
     free(c->in);
     free(c->out);
     free(c);
+}
+
+static void put(struct connection *c, int first, const uint8_t *payload, size_t size)
+{
+    if (c->out_size + size + HEAD_MOST > c->out_room) {
+        c->out_room = 2 * (c->out_size + size + HEAD_MOST);
+        c->out = realloc(c->out, c->out_room);
+    }
+    c->out_size += frame_head(c->out + c->out_size, first, size, 0);
+    memcpy(c->out + c->out_size, payload, size);
+    c->out_size += size;
+}
+
+static void listen_in(struct connection *c)
+{
+    if (listener_count == listener_room) {
+        listener_room = 2 * listener_room + 64;
+        listeners = realloc(listeners, listener_room * sizeof *listeners);
+    }
+    listeners[listener_count++] = c;
+    put(c, FIN | TEXT, (const uint8_t *)"ready", 5);
 }
 
 /* RFC 6455, 4.2.2. */
@@ -61,20 +87,12 @@ static bool upgraded(struct connection *c)
         "Sec-WebSocket-Accept: %s\r\n\r\n",
         accept);
     send(c->fd, answer, size, MSG_NOSIGNAL);
+    c->publishes = !memcmp(c->in, "GET /publish ", 13);
+    if (!memcmp(c->in, "GET /listen ", 12))
+        listen_in(c);
     c->in_size -= end + 4 - (char *)c->in;
     memmove(c->in, end + 4, c->in_size);
     return c->open = true;
-}
-
-static void put(struct connection *c, int first, const uint8_t *payload, size_t size)
-{
-    if (c->out_size + size + HEAD_MOST > c->out_room) {
-        c->out_room = 2 * (c->out_size + size + HEAD_MOST);
-        c->out = realloc(c->out, c->out_room);
-    }
-    c->out_size += frame_head(c->out + c->out_size, first, size, 0);
-    memcpy(c->out + c->out_size, payload, size);
-    c->out_size += size;
 }
 
 static void echo(struct connection *c)
@@ -86,8 +104,12 @@ static void echo(struct connection *c)
         if (c->in_size - at < head_size(head) + size)
             break;
         mask(payload, size, payload - 4, 0);
-        put(c, head[0], payload, size);
         c->closing = (head[0] & 15) == CLOSE;
+        if (c->publishes && !c->closing)
+            for (size_t i = 0; i < listener_count; i++)
+                put(listeners[i], head[0], payload, size);
+        else
+            put(c, head[0], payload, size);
         at += head_size(head) + size;
     }
     c->in_size -= at;
@@ -115,13 +137,18 @@ static bool served(struct connection *c, uint32_t events)
 {
     if (events & EPOLLOUT)
         return written(c);
-    ssize_t got = recv(c->fd, c->in + c->in_size, ROOM - c->in_size, 0);
+    if (c->in_size == c->in_room)
+        c->in = realloc(c->in, c->in_room *= 2);
+    ssize_t got = recv(c->fd, c->in + c->in_size, c->in_room - c->in_size, 0);
     if (got <= 0)
         return got < 0 && errno == EAGAIN;
     c->in_size += got;
     if (!c->open && !upgraded(c))
         return true;
     echo(c);
+    if (c->publishes)
+        for (size_t i = 0; i < listener_count; i++)
+            written(listeners[i]);
     return !c->out_size || written(c);
 }
 
@@ -144,7 +171,7 @@ static void enter(int listener)
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     struct connection *c = allocated(sizeof *c);
     c->fd = fd;
-    c->in = allocated(ROOM);
+    c->in = allocated(c->in_room = ROOM);
     watch(fd, c, EPOLLIN, EPOLL_CTL_ADD);
 }
 

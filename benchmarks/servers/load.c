@@ -2,7 +2,8 @@
  *
  *   load echo PORT PATH KIND PAYLOADS COUNT CONNECTIONS WINDOW WARM SECONDS PID...
  *   load handshakes PORT PATH AT_ONCE WARM SECONDS PID...
- *   load hold PORT PATH FIRST MORE OFFER [MESSAGE]
+ *   load fanout PORT PATH TEXT STREAM RECEIVERS WINDOW OFFER WARM SECONDS PID...
+ *   load hold PORT PATH OFFER ADDRESS [MESSAGE]
  *
  * echo: KIND is text, binary or json. The file PAYLOADS holds COUNT payloads of one size, which
  * every connection sends in turn, each beginning with another one; there have to be more of them
@@ -13,10 +14,21 @@
  * handshakes: AT_ONCE connections open, check the server's half of the handshake, close with a
  * close frame, wait for the server's and for its FIN, and begin anew.
  *
- * hold: opens FIRST connections, prints "held", waits for a line, opens MORE, prints "held", and
- * keeps all of them until its input ends. With OFFER=1 permessage-deflate is offered and has to be
- * accepted. MESSAGE is a file with the payload of a compressed text message (RFC 7692): each
- * connection sends it and reads the answer, all answers have to be the same, and it is printed.
+ * fanout: RECEIVERS connections to PATH, of which the server says a text as soon as they are in, and
+ * one to /publish, which sends what the server sends on to all of them: the text in the file TEXT,
+ * the first eight bytes replaced by the number of the publication, WINDOW of them in flight, which
+ * is: published and not yet with every receiver. What the server sends has to be the same for all
+ * receivers, byte by byte, in whole frames, and no more than was published; it is written to the
+ * file STREAM, for whoever looks at what it says. Deliveries are counted, and timed is a publication
+ * until the last receiver has it.
+ *
+ * hold: does what its input says, line by line, and answers pings meanwhile, until that ends. "open
+ * N" opens so many more connections, from ADDRESS. "say": each that has not done so sends MESSAGE,
+ * a file with the payload of a text message, compressed (RFC 7692) if that was offered, and reads
+ * the answer; all answers have to be the same. The answer to both is "held" and what was answered.
+ * "pings" is answered with how many there were so far.
+ *
+ * With OFFER=1 permessage-deflate is offered and has to be accepted.
  *
  * What was counted goes to the standard output as JSON, times in nanoseconds; PIDs are the
  * processes of the server, whose CPU clocks are read at the same moments as all others. Anything
@@ -41,8 +53,19 @@ enum { READ = 1 << 18, PATIENCE = 20, HEADERS_MOST = 4096, SLICES = 64 };
 
 static int port;
 static const char *path;
+static struct in_addr from; /* any, unless told */
 
 /* ---- sockets and the handshake ---- */
+
+/* Each address has some 28,000 ports to one of the server's. */
+static void leave_from(int fd)
+{
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr = from };
+    int one = 1;
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof one);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address))
+        fail("cannot connect from there: %s", strerror(errno));
+}
 
 static int connected(void)
 {
@@ -50,6 +73,8 @@ static int connected(void)
     struct timeval patience = { .tv_sec = PATIENCE };
     int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (from.s_addr)
+        leave_from(fd);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
         fail("no connection to port %d: %s", port, strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -175,19 +200,20 @@ static struct moment moment(void)
 }
 
 /* How long it took, in buckets whose width is a 64th of a power of two. */
-static uint64_t buckets[64 * SLICES];
+static uint64_t buckets[64 * SLICES], times;
 
 static void took(int64_t time)
 {
     int power = 63 - __builtin_clzll(time | SLICES);
     buckets[power * SLICES + (time >> (power - 6)) % SLICES]++;
+    times++;
 }
 
-static int64_t quantile(uint64_t count, double part)
+static int64_t quantile(double part)
 {
     uint64_t below = 0;
     for (int i = 0; i < 64 * SLICES; i++)
-        if ((below += buckets[i]) && below >= part * count)
+        if ((below += buckets[i]) && below >= part * times)
             return (int64_t)(SLICES + i % SLICES) << (i / SLICES - 6);
     return 0;
 }
@@ -210,10 +236,10 @@ static bool over(void)
 {
     int64_t now = nanoseconds(CLOCK_MONOTONIC);
     if (warming && now >= warm_until) {
-        warming = false, count = 0, start = moment();
+        warming = false, count = times = 0, start = moment();
         memset(buckets, 0, sizeof buckets);
     }
-    if (!end.wall && count && now >= until) {
+    if (!end.wall && times && now >= until) {
         struct moment last = moment();
         if (last.server > start.server || !server_count)
             end = last;
@@ -232,8 +258,8 @@ static void print_counted(void)
     printf("{\"count\": %ju, \"wall\": %jd, \"load\": %jd, \"server\": %jd, \"p50\": %jd, "
            "\"p99\": %jd}\n",
         (uintmax_t)count, (intmax_t)(end.wall - start.wall), (intmax_t)(end.load - start.load),
-        (intmax_t)(end.server - start.server), (intmax_t)quantile(count, 0.5),
-        (intmax_t)quantile(count, 0.99));
+        (intmax_t)(end.server - start.server), (intmax_t)quantile(0.5),
+        (intmax_t)quantile(0.99));
 }
 
 static int poller;
@@ -455,21 +481,29 @@ static struct connection *open_all(int connections)
 }
 
 /* As a good client does, so that the server is at rest in the others' turns. */
+static void say_goodbye(int fd)
+{
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+    send_close(fd);
+}
+
+static void see_off(int fd, int index)
+{
+    uint8_t rest[256];
+    ssize_t got;
+    while ((got = recv(fd, rest, sizeof rest, 0)) > 0)
+        ;
+    if (got < 0 && errno != ECONNRESET)
+        fail("connection %d: the server does not end it", index);
+    close(fd);
+}
+
 static void close_all(struct connection *all, int connections)
 {
-    for (int i = 0; i < connections; i++) {
-        fcntl(all[i].fd, F_SETFL, fcntl(all[i].fd, F_GETFL) & ~O_NONBLOCK);
-        send_close(all[i].fd);
-    }
-    for (int i = 0; i < connections; i++) {
-        uint8_t rest[256];
-        ssize_t got;
-        while ((got = recv(all[i].fd, rest, sizeof rest, 0)) > 0)
-            ;
-        if (got < 0 && errno != ECONNRESET)
-            fail("connection %d: the server does not end it", i);
-        close(all[i].fd);
-    }
+    for (int i = 0; i < connections; i++)
+        say_goodbye(all[i].fd);
+    for (int i = 0; i < connections; i++)
+        see_off(all[i].fd, i);
 }
 
 static void echo(char **arguments)
@@ -587,68 +621,346 @@ static void handshakes(char **arguments)
     print_counted();
 }
 
+/* ---- fan-out ---- */
+
+/* What the server sends to a receiver, which is the same for all: who is the first to get a part of
+ * it appends it, the others compare. */
+static uint8_t *stream;
+static size_t stream_size, stream_room;
+static size_t *ends, ends_room;    /* where each message ends */
+static uint64_t messages;          /* that are whole in it */
+
+struct receiver {
+    int fd, index;
+    size_t at;                     /* in the stream */
+    uint64_t received;             /* messages */
+};
+
+static uint64_t published, complete; /* the text that says who is in counts as one */
+static int *missing;               /* receivers that have not got it yet, of what is in flight */
+static int64_t *published_at;
+static int receiver_count;
+
+static void *grown(void *memory, size_t *room, size_t wanted, size_t item)
+{
+    if (wanted <= *room)
+        return memory;
+    *room = 2 * wanted;
+    if (!(memory = realloc(memory, *room * item)))
+        fail("no memory for %zu bytes", *room * item);
+    return memory;
+}
+
+static void check_start(const uint8_t *frame, int index)
+{
+    if ((frame[0] & ~RSV1) != (FIN | TEXT) || frame[1] & MASKED)
+        fail("receiver %d, message %ju: 0x%02x 0x%02x instead of a whole text frame", index,
+            (uintmax_t)messages, frame[0], frame[1]);
+}
+
+static void extend(const struct receiver *r, const uint8_t *data, size_t size)
+{
+    stream = grown(stream, &stream_room, stream_size + size, 1);
+    memcpy(stream + stream_size, data, size);
+    stream_size += size;
+    for (;;) {
+        size_t begins = messages ? ends[messages - 1] : 0, left = stream_size - begins;
+        const uint8_t *frame = stream + begins;
+        if (left < 2 || left < head_size(frame) || left < head_size(frame) + payload_size(frame))
+            return;
+        check_start(frame, r->index);
+        ends = grown(ends, &ends_room, messages + 1, sizeof *ends);
+        ends[messages++] = begins + head_size(frame) + payload_size(frame);
+    }
+}
+
+/* Takes what was read; how many messages ended in it? */
+static unsigned deliver(struct receiver *r, const uint8_t *data, size_t size)
+{
+    size_t known = stream_size - r->at < size ? stream_size - r->at : size;
+    if (memcmp(stream + r->at, data, known))
+        fail("receiver %d, message %ju: other bytes than another receiver got", r->index,
+            (uintmax_t)r->received);
+    if (size > known)
+        extend(r, data + known, size - known);
+    r->at += size;
+    unsigned whole = 0;
+    for (; r->received < messages && ends[r->received] <= r->at; whole++)
+        if (r->received++ == published)
+            fail("receiver %d: a message that was not published", r->index);
+    return whole;
+}
+
+static unsigned listen_to(struct receiver *r)
+{
+    static uint8_t buffer[READ];
+    ssize_t got = recv(r->fd, buffer, sizeof buffer, 0);
+    if (got == 0)
+        fail("receiver %d: the server ended it", r->index);
+    if (got < 0 && errno != EAGAIN)
+        fail("receiver %d: receiving: %s", r->index, strerror(errno));
+    return got < 0 ? 0 : deliver(r, buffer, got);
+}
+
+static void enter_many(struct receiver *all, bool offer)
+{
+    enum { BACKLOG = 64 }; /* that of a server may be as short */
+    char keys[BACKLOG][KEY_SIZE + 1];
+    for (int i = 0; i < receiver_count; i += BACKLOG) {
+        int most = i + BACKLOG < receiver_count ? i + BACKLOG : receiver_count;
+        for (int n = i; n < most; n++) {
+            all[n] = (struct receiver) { .fd = connected(), .index = n };
+            ask(all[n].fd, keys[n - i], offer);
+        }
+        for (int n = i; n < most; n++) {
+            answered(all[n].fd, keys[n - i], offer);
+            nonblocking(all[n].fd);
+            poll_for(all[n].fd, &all[n], EPOLLIN, EPOLL_CTL_ADD);
+        }
+    }
+}
+
+/* All in one piece; the masking key is of zeros, which is as good as any (RFC 6455, 5.3). */
+static void publish(int fd, unsigned number)
+{
+    uint8_t head[HEAD_MOST] = { 0 };
+    size_t size = frame_head(head, FIN | TEXT, each, MASKED) + 4;
+    uint8_t *frames = allocated(number * (size + each)), *at = frames;
+    int64_t now = nanoseconds(CLOCK_MONOTONIC);
+    for (unsigned i = 0; i < number; i++, published++) {
+        char digits[9];
+        snprintf(digits, sizeof digits, "%08ju", (uintmax_t)(published % 100000000));
+        memcpy(at, head, size);
+        memcpy(at + size, payloads, each);
+        memcpy(at + size, digits, 8);
+        at += size + each;
+        published_at[published % window] = now;
+        missing[published % window] = receiver_count;
+    }
+    send_all(fd, frames, at - frames);
+    free(frames);
+}
+
+/* Counts what one receiver got. */
+static void tick_off(struct receiver *r, unsigned whole, int64_t now, bool counts)
+{
+    count += counts ? whole : 0;
+    for (uint64_t n = r->received - whole; n < r->received; n++)
+        if (!--missing[n % window]) {
+            complete++;
+            if (counts)
+                took(now - published_at[n % window]);
+        }
+}
+
+/* Waits, and takes what came. */
+static void listen_once(struct epoll_event *events, bool counts)
+{
+    int number = epoll_wait(poller, events, receiver_count + 1, PATIENCE * 1000);
+    if (number == 0)
+        fail("message %ju did not reach all %d receivers in %d s", (uintmax_t)complete,
+            receiver_count, PATIENCE);
+    for (int i = 0; i < number; i++) {
+        struct receiver *r = events[i].data.ptr;
+        if (!r)
+            fail("the server sends something to the publisher, or ended it");
+        unsigned whole = listen_to(r);
+        if (whole)
+            tick_off(r, whole, nanoseconds(CLOCK_MONOTONIC), counts);
+    }
+}
+
+static void write_stream(const char *file)
+{
+    FILE *output = fopen(file, "wb");
+    if (!output || fwrite(stream, 1, stream_size, output) != stream_size || fclose(output))
+        fail("%s: %s", file, strerror(errno));
+}
+
+static int publisher(void)
+{
+    char key[KEY_SIZE + 1];
+    int fd = connected();
+    path = "/publish";
+    ask(fd, key, false);
+    answered(fd, key, false);
+    poll_for(fd, NULL, EPOLLIN, EPOLL_CTL_ADD);
+    return fd;
+}
+
+static void fanout(char **arguments)
+{
+    receiver_count = atoi(arguments[2]);
+    window = atoi(arguments[3]);
+    struct receiver *all = allocated(receiver_count * sizeof *all);
+    struct epoll_event *events = allocated((receiver_count + 1) * sizeof *events);
+    missing = allocated(window * sizeof *missing);
+    published_at = allocated(window * sizeof *published_at);
+    payload_count = 1;
+    read_payloads(arguments[0]);
+    watch(arguments + 7);
+    missing[published++ % window] = receiver_count;
+    enter_many(all, atoi(arguments[4]));
+    while (complete < published)
+        listen_once(events, false);
+    int fd = publisher();
+    begin(arguments[5], arguments[6]);
+    publish(fd, window);
+    while (complete < published) {
+        bool ends_now = over();
+        listen_once(events, !ends_now);
+        unsigned places = window - (published - complete);
+        if (places && !ends_now)
+            publish(fd, places);
+    }
+    print_counted();
+    say_goodbye(fd);
+    for (int i = 0; i < receiver_count; i++)
+        say_goodbye(all[i].fd);
+    see_off(fd, -1);
+    for (int i = 0; i < receiver_count; i++)
+        see_off(all[i].fd, i);
+    write_stream(arguments[1]);
+}
+
 /* ---- hold ---- */
 
 static uint8_t *message, answer[1 << 16];
 static size_t message_size, answer_size;
+static int *held, held_count, said_count;
+static size_t held_room;
+static uint64_t pings;
+static bool offering;
+
+/* The masking key is of zeros. */
+static void send_frame(int fd, int first, const uint8_t *payload, size_t size)
+{
+    uint8_t head[HEAD_MOST] = { 0 };
+    size_t head_length = frame_head(head, first, size, MASKED) + 4;
+    send_all(fd, head, head_length);
+    send_all(fd, payload, size);
+}
+
+/* The next frame; RFC 6455, 5.5.2: a ping is answered. Returns its first byte. */
+static int next_frame(int fd, uint8_t *payload, size_t most, size_t *size)
+{
+    uint8_t head[HEAD_MOST];
+    receive_all(fd, head, 2);
+    receive_all(fd, head + 2, head_size(head) - 2);
+    *size = payload_size(head);
+    if (*size > most)
+        fail("%s: a frame of %zu bytes", path, *size);
+    receive_all(fd, payload, *size);
+    if (head[0] == (FIN | PING)) {
+        send_frame(fd, FIN | PONG, payload, *size);
+        pings++;
+    }
+    return head[0];
+}
 
 /* RFC 7692, 6: a compressed message has RSV1 set in its first frame. */
 static void exchange(int fd)
 {
-    static const uint8_t key[4];
-    uint8_t head[HEAD_MOST], came[sizeof answer];
-    size_t size = frame_head(head, FIN | RSV1 | TEXT, message_size, MASKED);
-    send_all(fd, head, size);
-    send_all(fd, key, 4);
-    send_all(fd, message, message_size);
-    receive_all(fd, head, 2);
-    receive_all(fd, head + 2, head_size(head) - 2);
-    size = payload_size(head);
-    if ((head[0] & ~RSV1) != (FIN | TEXT) || size > sizeof came - 1)
-        fail("%s: 0x%02x and %zu bytes instead of a text", path, head[0], size);
-    came[0] = head[0] & RSV1;
-    receive_all(fd, came + 1, size++);
+    uint8_t came[sizeof answer];
+    size_t size;
+    int first;
+    send_frame(fd, FIN | (offering ? RSV1 : 0) | TEXT, message, message_size);
+    while ((first = next_frame(fd, came + 1, sizeof came - 1, &size)) == (FIN | PING))
+        ;
+    if ((first & ~RSV1) != (FIN | TEXT))
+        fail("%s: 0x%02x and %zu bytes instead of a text", path, first, size);
+    came[0] = first & RSV1;
+    size++;
     if (!answer_size)
         memcpy(answer, came, answer_size = size);
     if (size != answer_size || memcmp(came, answer, size))
         fail("%s: two answers to one message", path);
 }
 
-static void held(int number, bool offer)
+static void hold_more(int number)
 {
+    held = grown(held, &held_room, held_count + number, sizeof *held);
     while (number--) {
         char key[KEY_SIZE + 1];
         int fd = connected();
-        ask(fd, key, offer);
-        answered(fd, key, offer);
-        if (message)
-            exchange(fd);
+        struct epoll_event event = { .events = EPOLLIN, .data.fd = fd };
+        ask(fd, key, offering);
+        answered(fd, key, offering);
+        if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event))
+            fail("epoll: %s", strerror(errno));
+        held[held_count++] = fd;
     }
+}
+
+static void print_held(void)
+{
     printf("held ");
     for (size_t i = 0; i < answer_size; i++)
         printf("%02x", answer[i]);
     putchar('\n');
+}
+
+/* False at the end of the input. */
+static bool obeyed(void)
+{
+    char line[64];
+    int number;
+    if (!fgets(line, sizeof line, stdin))
+        return false;
+    if (sscanf(line, "open %d", &number) == 1) {
+        hold_more(number);
+        print_held();
+    } else if (!strcmp(line, "say\n") && message) {
+        while (said_count < held_count)
+            exchange(held[said_count++]);
+        print_held();
+    } else if (!strcmp(line, "pings\n")) {
+        printf("pings %ju\n", (uintmax_t)pings);
+    } else {
+        fail("not open, say or pings: %s", line);
+    }
     fflush(stdout);
+    return true;
+}
+
+static void attend(int fd)
+{
+    uint8_t payload[125];
+    size_t size;
+    int first = next_frame(fd, payload, sizeof payload, &size);
+    if (first != (FIN | PING))
+        fail("%s: 0x%02x on a connection that waits", path, first);
 }
 
 static void hold(char **arguments)
 {
+    enum { MOST = 256 };
+    struct epoll_event events[MOST], input = { .events = EPOLLIN, .data.fd = STDIN_FILENO };
     struct rlimit limit;
-    bool offer = atoi(arguments[2]);
     getrlimit(RLIMIT_NOFILE, &limit);
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
-    if (arguments[3]) {
+    offering = atoi(arguments[0]);
+    if (!inet_aton(arguments[1], &from))
+        fail("%s is no address", arguments[1]);
+    if (arguments[2]) {
         payload_count = 1;
-        read_payloads(arguments[3]);
+        read_payloads(arguments[2]);
         message = payloads, message_size = each;
     }
-    held(atoi(arguments[0]), offer);
-    if (getchar() == EOF)
-        return;
-    held(atoi(arguments[1]), offer);
-    while (getchar() != EOF)
-        ;
+    if (epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &input))
+        fail("the input is no pipe: %s", strerror(errno));
+    for (;;) {
+        int number = epoll_wait(poller, events, MOST, -1);
+        bool told = false; /* that comes last: it may read what the others are ready with */
+        for (int i = 0; i < number; i++)
+            if (events[i].data.fd == STDIN_FILENO)
+                told = true;
+            else
+                attend(events[i].data.fd);
+        if (told && !obeyed())
+            return;
+    }
 }
 
 int main(int number, char **arguments)
@@ -662,9 +974,11 @@ int main(int number, char **arguments)
         echo(arguments + 4);
     else if (!strcmp(mode, "handshakes") && number > 6)
         handshakes(arguments + 4);
-    else if (!strcmp(mode, "hold") && number > 6)
+    else if (!strcmp(mode, "fanout") && number > 11)
+        fanout(arguments + 4);
+    else if (!strcmp(mode, "hold") && number > 5)
         hold(arguments + 4);
     else
-        fail("load: echo, handshakes or hold, and what the top of load.c says");
+        fail("load: echo, handshakes, fanout or hold, and what the top of load.c says");
     return 0;
 }

@@ -2,7 +2,7 @@
 
 import json
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,22 @@ def handshakes(target: Target, at_once: int, seconds: float) -> Counted:
     return counted("handshakes", target.port, "/text", at_once, WARM, seconds, *target.clocks)
 
 
+def fanout(
+    target: Target, text: bytes, receivers: int, window: int, seconds: float, *, offer: bool
+) -> tuple[Counted, bytes]:
+    """One connection publishes to all others.
+
+    Returns:
+        The deliveries, and what every receiver got after its handshake, byte by byte.
+    """
+    sizes = [receivers, window, int(offer), WARM, seconds]
+    with TemporaryDirectory() as place:
+        file, stream = Path(place) / "text", Path(place) / "stream"
+        file.write_bytes(text)
+        said = counted("fanout", target.port, "/listen", file, stream, *sizes, *target.clocks)
+        return said, stream.read_bytes()
+
+
 def counted(*arguments: object) -> Counted:
     command = [str(compiled("load")), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -103,34 +119,41 @@ def counted(*arguments: object) -> Counted:
 
 
 class Holding:
-    """Idle connections that the load keeps open."""
+    """Idle connections that the load keeps open; it answers their pings."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
 
-    def opened(self) -> bytes:
-        """Wait until all connections asked for are open; the answer that each one got, if any."""
+    def open(self, number: int) -> None:
+        """Open so many more."""
+        self.ask(f"open {number}")
+
+    def say(self) -> bytes:
+        """Let each that has not done so send the message; what they all got: RSV1, the payload."""
+        return bytes.fromhex(self.ask("say"))
+
+    def pings(self) -> int:
+        """How many there were so far."""
+        return int(self.ask("pings"))
+
+    def ask(self, line: str) -> str:
+        assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
         word, _, answer = self.process.stdout.readline().partition(" ")
-        if word != "held":
+        if not word:
             _, error = self.process.communicate()
             raise LoadFailedError(error.strip() or "the load ended")
-        return bytes.fromhex(answer)
-
-    def go_on(self) -> bytes:
-        """Open the second lot."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.opened()
+        return answer
 
 
 @contextmanager
 def holding(
-    target: Target, numbers: Sequence[int], *, offer: bool, message: Path | None = None
+    target: Target, *, offer: bool, message: Path | None = None, address: str = "127.0.0.1"
 ) -> Iterator[Holding]:
-    """A process that opens connections in two lots; they are closed at the end."""
-    said = [target.port, "/text", *numbers, int(offer), *([message] if message else [])]
+    """A process that keeps connections from an address; they are closed at the end."""
+    said = [target.port, "/text", int(offer), address, *([message] if message else [])]
     with subprocess.Popen(
         [str(compiled("load")), "hold", *map(str, said)],
         stdin=subprocess.PIPE,

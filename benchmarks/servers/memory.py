@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from benchmarks import processors
 from benchmarks.exchange import WORDS
 from benchmarks.figures import table
-from benchmarks.servers.load import LoadFailedError, Target, holding
+from benchmarks.servers.load import Holding, LoadFailedError, Target, holding
 from benchmarks.servers.peers import (
     BASE,
     OURS_BARE,
@@ -76,12 +76,17 @@ def bytes_each(target: Target, situation: Situation, more: int) -> float:
     with TemporaryDirectory() as place:
         message = Path(place) / "message"
         message.write_bytes(compressed(TEXT))
-        said = message if situation.talk else None
-        with holding(target, (FIRST, more), offer=situation.offer, message=said) as load:
-            check(load.opened(), situation)
+        with holding(target, offer=situation.offer, message=message) as load:
+            opened(load, FIRST, situation)
             before = resting(target)
-            check(load.go_on(), situation)
+            opened(load, more, situation)
             return (resting(target) - before) / more
+
+
+def opened(load: Holding, number: int, situation: Situation) -> None:
+    load.open(number)
+    if situation.talk:
+        check(load.say())
 
 
 def compressed(text: bytes) -> bytes:
@@ -90,10 +95,8 @@ def compressed(text: bytes) -> bytes:
     return (compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-def check(answer: bytes, situation: Situation) -> None:
+def check(answer: bytes) -> None:
     """Every connection got this: whether it was compressed (RSV1), and the payload."""
-    if not situation.talk:
-        return
     text = answer[1:]
     if answer[0]:
         text = zlib.decompressobj(wbits=-15).decompress(text + b"\x00\x00\xff\xff")

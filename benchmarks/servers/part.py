@@ -1,11 +1,13 @@
 """Our class beside other servers: every server is running, and they are measured in turn."""
 
+from collections.abc import Callable
+
 from benchmarks import processors
 from benchmarks.server import raise_file_limit
 from benchmarks.servers import memory, report
 from benchmarks.servers.compiled import NoCompilerError, compiled
 from benchmarks.servers.load import Counted, LoadFailedError
-from benchmarks.servers.peers import chosen
+from benchmarks.servers.peers import BASE, chosen
 from benchmarks.servers.processes import NotStartedError, Running, serving
 from benchmarks.servers.rows import ROWS, Results
 from benchmarks.settings import Settings
@@ -15,10 +17,15 @@ ROUNDS = 7
 
 def run(settings: Settings) -> None:
     """Measure and report."""
+    loaded("The server", measure, settings)
+
+
+def loaded(title: str, measure: Callable[[Settings], None], settings: Settings) -> None:
+    """Measure, if the load can be compiled."""
     try:
         compiled("load")
     except NoCompilerError as error:
-        print(f"\n## The server\n\nLeft out: {error}, and the load of this part is written in C.")
+        print(f"\n## {title}\n\nLeft out: {error}, and the load of this part is written in C.")
         return
     raise_file_limit()
     try:
@@ -39,13 +46,14 @@ def measure(settings: Settings) -> None:
             one_round(running, results, settings.seconds)
     sizes = memory.measured(peers, settings, settings.rounds or 1)
     report.whole(results, sizes)
-    report.draw(results, settings.output)
+    report.draw(results, BASE, settings.output / "bench-server.svg", "Servers")
 
 
 def one_round(running: list[Running], results: list[Results], seconds: float) -> None:
     for result in results:
         for server in running:
-            result.turns[server.peer].append(turn(server, result, seconds))
+            if server.peer in result.turns:
+                result.turns[server.peer].append(turn(server, result, seconds))
 
 
 def turn(server: Running, result: Results, seconds: float) -> Counted:

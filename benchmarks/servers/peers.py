@@ -29,11 +29,13 @@ class Served:
         name: What a report prints.
         kind: Limits are printed beside and compared with nobody.
         command: What starts it on a port of 127.0.0.1.
+        deflates: It has permessage-deflate.
     """
 
     name: str
     kind: Kind
     command: Callable[[int], list[str]] = field(repr=False, compare=False)
+    deflates: bool = True
 
     def called(self, names: Iterable[str]) -> bool:
         """Whether one of these is its name, or its server's or its application's."""
@@ -98,14 +100,22 @@ PEERS = (
 )
 
 
-def chosen(names: Sequence[str], apps: Sequence[Peer], websockets: str) -> list[Served]:
-    """The base of all ratios, and whom these names mean (all, if none is given).
+def chosen(
+    names: Sequence[str],
+    apps: Sequence[Peer],
+    websockets: str,
+    peers: Sequence[Served] = PEERS,
+) -> list[Served]:
+    """The base of all ratios, which is the first, and whom these names mean (all, if none is given).
 
     Args:
         names: Of peers, of servers or of applications.
         apps: More applications, to be served by uvicorn.
         websockets: uvicorn's WebSocket class for them.
+        peers: Who is known.
     """
     own = [Served(app.name, Kind.ASGI, uvicorn(websockets, app.app)) for app in apps]
     wanted = {name.lower() for name in names}
-    return [peer for peer in (*PEERS, *own) if peer is BASE or not wanted or peer.called(wanted)]
+    return [
+        peer for peer in (*peers, *own) if peer is peers[0] or not wanted or peer.called(wanted)
+    ]

@@ -28,25 +28,23 @@ MEASURED = (
 )
 
 
+def where(*, pinned: bool) -> str:
+    if pinned:
+        return "the load on one processor, the servers on another"
+    return "ONE PROCESSOR FOR ALL: only the CPU per message says anything"
+
+
 def heading(rounds: int, seconds: float, *, pinned: bool) -> str:
-    where = (
-        "the load on one processor, the servers on another"
-        if pinned
-        else "ONE PROCESSOR FOR ALL: only the CPU per message says anything"
-    )
     return (
         f"\n## The server\n\n{', '.join(f'{name} {version(name)}' for name in MEASURED)}; "
-        f"no permessage-deflate; {where}; {rounds} interleaved rounds, {seconds} s each turn. "
+        f"no permessage-deflate; {where(pinned=pinned)}; {rounds} interleaved rounds, {seconds} s each turn. "
         f"Median (10th to 90th percentile) of the ratios round by round, above 1 where it is "
         "better: more in a second, or less CPU."
     )
 
 
 def whole(results: Sequence[Results], sizes: memory.Sizes) -> None:
-    for result in results:
-        print(f"\n### {result.row.title}\n")
-        print(table(head(result), lines(result)))
-    print("\n" + busy(results))
+    tables(results, BASE)
     memory.report(sizes)
     if OURS_YAAT in results[0].turns:
         print("\n### Yaat on our class ÷ the others\n")
@@ -57,6 +55,14 @@ def whole(results: Sequence[Results], sizes: memory.Sizes) -> None:
         )
         for said in (*verdicts(results), *memory.verdicts(sizes)):
             print(f"- {said}")
+
+
+def tables(results: Sequence[Results], base: Served) -> None:
+    """One a row, and whether they can be believed."""
+    for result in results:
+        print(f"\n### {result.row.title}\n")
+        print(table(head(result, base), lines(result, base)))
+    print("\n" + busy(results))
 
 
 def busy(results: Sequence[Results]) -> str:
@@ -70,28 +76,29 @@ def busy(results: Sequence[Results]) -> str:
     return said
 
 
-def draw(results: Sequence[Results], output: Path) -> None:
+def draw(results: Sequence[Results], base: Served, file: Path, title: str) -> None:
     """One panel a row, without the limits, which are far off the scale."""
     panels = {
         result.row.title: {
-            peer.name: result.ratio(peer, BASE).deciding
+            peer.name: result.ratio(peer, base).deciding
             for peer in result.turns
             if peer.kind is not Kind.LIMIT
         }
         for result in results
     }
-    unit = f"times as fast as {BASE.name} (more is better)"
-    plot.draw(output / "bench-server.svg", "Servers", unit, panels, floor=1.0, spec=".2f")
+    unit = f"times as fast as {base.name} (more is better)"
+    plot.draw(file, title, unit, panels, floor=1.0, spec=".2f")
 
 
-def head(result: Results) -> list[str]:
+def head(result: Results, base: Served) -> list[str]:
     unit = result.row.unit
+    one = "delivery" if unit == "deliveries" else unit[:-1]
     return [
         "",
         f"{unit}/s",
-        f"÷ {BASE.name}",
-        f"CPU µs/{unit[:-1]}",
-        f"CPU: {BASE.name} ÷ it",
+        f"÷ {base.name}",
+        f"CPU µs/{one}",
+        f"CPU: {base.name} ÷ it",
         "server busy",
         "load busy",
         "p50 µs",
@@ -99,9 +106,9 @@ def head(result: Results) -> list[str]:
     ]
 
 
-def lines(result: Results) -> Iterator[list[str]]:
+def lines(result: Results, base: Served) -> Iterator[list[str]]:
     for peer, turns in result.turns.items():
-        ratio = result.ratio(peer, BASE)
+        ratio = result.ratio(peer, base)
         yield [
             f"{peer.name} (limit)" if peer.kind is Kind.LIMIT else peer.name,
             f"{figure(result.rates(peer)).middle:,.0f}",
@@ -128,19 +135,20 @@ def cell(result: Results, peer: Served) -> str:
 
 def verdicts(results: Sequence[Results]) -> Iterator[str]:
     for result in results:
-        yield verdict(result, OURS_YAAT, result.row.aim)
+        if result.row.aim is not None:
+            yield verdict(result, OURS_YAAT, BASE, result.row.aim)
         if result.row is SHORT and OURS_STARLETTE in result.turns:
-            yield verdict(result, OURS_STARLETTE, STARLETTE_AIM)
+            yield verdict(result, OURS_STARLETTE, BASE, STARLETTE_AIM)
     for result in results:
         if result.row in ECHOES:
             yield from ahead(result)
 
 
-def verdict(result: Results, peer: Served, aim: float) -> str:
-    ratio = result.ratio(peer, BASE)
+def verdict(result: Results, peer: Served, base: Served, aim: float) -> str:
+    ratio = result.ratio(peer, base)
     said = "reached" if ratio.middle >= aim else "MISSED"
     return (
-        f"{said}: {result.row.title}: {peer.name} ÷ {BASE.name} is "
+        f"{said}: {result.row.title}: {peer.name} ÷ {base.name} is "
         f"{ratio.deciding:.2f} by {ratio.by}, wanted ≥ {aim}"
     )
 

@@ -21,13 +21,13 @@ class Row:
     Args:
         title: In the report.
         unit: What is counted.
-        aim: The least ratio of Yaat on our class to the base.
+        aim: The least ratio of ours to the base, if there is one to reach.
         turn: Measures one peer for so many seconds.
     """
 
     title: str
     unit: str
-    aim: float
+    aim: float | None
     turn: Turn = field(repr=False, compare=False)
 
 
