@@ -83,6 +83,13 @@ LOOK: Final = 0.005
 server of ASGI 2.4 raises by itself when the peer has left and is not waited for."""
 
 NEVER: Final = float("-inf")
+FOREVER: Final = float("inf")
+
+WIRE: Final = "yaat.wire"
+"""The extension of a server that tells when the connection is lost, without being asked."""
+
+READ_AHEAD: Final = policy.DEFAULT.read_ahead
+"""What such a server holds by itself, in bytes; who asks for more than this has it read ahead."""
 
 OPEN: Final = State.OPEN
 
@@ -115,6 +122,7 @@ class WebSocket(HTTPConnection):
     _denial: tuple[dict[str, Any], bytearray] | None = None
     _end: asyncio.Future[None] | None = None
     _end_by: float | None = None
+    _is_told = False  # whether the server tells of the loss by itself
     _lost: tuple[int, str] | None = None
     _said: tuple[int, str] | None = None
     _sending: asyncio.Timeout | None = None
@@ -134,7 +142,8 @@ class WebSocket(HTTPConnection):
         self._in = Turns()
         self._out = Turns()
         # Until when a send takes the short way. After that it looks whether the peer is there, and
-        # while it is read ahead, once in a while; NEVER is for all that is not open and simple.
+        # while it is read ahead, once in a while; NEVER is for all that is not open and simple, and
+        # FOREVER for where the server tells.
         self._trusted_until = NEVER
         self._look_at = monotonic() + PATIENCE
         self._set_policy()
@@ -154,6 +163,7 @@ class WebSocket(HTTPConnection):
             for cached in ("_url", "_base_url", "_headers", "_query_params", "_cookies", "_state"):
                 websocket.__dict__.pop(cached, None)
         websocket.scope, websocket._receive, websocket._send = scope, receive, send
+        websocket._is_told = False
         websocket._set_policy()
         return websocket
 
@@ -619,7 +629,8 @@ class WebSocket(HTTPConnection):
                 self._done_receiving()
                 raise
             turns.taken = False
-            self._trusted_until = monotonic() + PATIENCE
+            if not self._is_told:
+                self._trusted_until = monotonic() + PATIENCE
             if turns.queue is not None:
                 self._note_end(message)
                 self._done_receiving()
@@ -737,13 +748,33 @@ class WebSocket(HTTPConnection):
             if self._end is not None:
                 loop.call_at(self._end_by, _set, self._end)
 
-    def _listen(self) -> ReadAhead:
-        """Read ahead, so that the end is noticed, unless somebody receives."""
+    def _listen(self) -> ReadAhead | None:
+        """See to it that the end is noticed: the server tells it, or else we read ahead."""
+        if self._is_told or self._ask_to_be_told():
+            return None
         ahead = self._require_ahead()
         self._distrust()
         if self._lost is None and not self._in.taken:
             ahead.start(self._fetch)
         return ahead
+
+    def _ask_to_be_told(self) -> bool:
+        """Let the server tell of the loss, if it can; it holds what comes in meanwhile."""
+        wire = self._wire
+        if wire is None or self._ahead is not None or self._policy.read_ahead > READ_AHEAD:
+            return False
+        wire["on_loss"](self._lose)
+        self._is_told = True
+        return True
+
+    @property
+    def _wire(self) -> Mapping[str, Any] | None:
+        """The server's own ways, if no middleware stands in ours."""
+        wire: Mapping[str, Any] | None = (self.scope.get("extensions") or {}).get(WIRE)
+        if wire is None or self._send != wire["send"]:
+            return None
+        server = getattr(wire["send"], "__self__", None)
+        return wire if getattr(self._receive, "__self__", wire) is server else None
 
     def _require_ahead(self) -> ReadAhead:
         if self._ahead is None:
@@ -761,7 +792,8 @@ class WebSocket(HTTPConnection):
         # Over HTTP/2 a send may wait for room that never comes when the peer has left.
         is_simple = is_simple and self.scope.get("http_version") != "2"
         is_simple = is_simple and not _cancelling_loses()
-        self._trusted_until = self._look_at if is_simple else NEVER
+        until = FOREVER if self._is_told else self._look_at
+        self._trusted_until = until if is_simple else NEVER
 
     def _distrust(self) -> None:
         """Let no send take the short way, and no receiver that is at it open it again."""
@@ -779,11 +811,13 @@ class WebSocket(HTTPConnection):
             self._ahead = None
         self._trust()
 
-    def _watch(self) -> ReadAhead:
-        """Listen whether or not somebody receives, from now on."""
+    def _watch(self) -> Callable[[object], None]:
+        """Listen whether or not somebody receives, until what is returned is called."""
         ahead = self._listen()
+        if ahead is None:
+            return _unwatch_nothing
         ahead.watchers += 1
-        return ahead
+        return ahead.unwatch
 
     @contextmanager
     def _watching(self) -> Iterator[asyncio.Future[None]]:
@@ -795,11 +829,11 @@ class WebSocket(HTTPConnection):
                 _set(self._end)
             elif self._end_by is not None:
                 loop.call_at(self._end_by, _set, self._end)
-        ahead = self._watch()
+        unwatch = self._watch()
         try:
             yield self._end
         finally:
-            ahead.unwatch()
+            unwatch(None)
 
     async def wait_closed(self) -> None:
         """Wait until the connection has ended, by whichever side.
@@ -872,7 +906,7 @@ class WebSocket(HTTPConnection):
         if self._lost is not None:
             raise self._departure()
         task = self._tasks.start(function, *args)
-        task.add_done_callback(self._watch().unwatch)
+        task.add_done_callback(self._watch())
         return task
 
     async def __aenter__(self) -> Self:
@@ -920,6 +954,10 @@ def _cancelling_loses() -> bool:
     where they came as often as a timeout cancelled). There a task of its own makes every call.
     """
     return "granian" in sys.modules
+
+
+def _unwatch_nothing(_: object) -> None:
+    """Do nothing: where the server tells, nobody reads ahead for who watches."""
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -207,8 +207,8 @@ class HTTPProtocol(HttpToolsProtocol):
         trusted = self.server_state.trusted
         if self.config.proxy_headers and peer in trusted:
             told = [value for name, value in self.headers if name == b"x-forwarded-for"]
-            if told:
-                return trusted.get_trusted_client_address(b", ".join(told).decode("latin-1"))[0]
+            forwarded = b", ".join(told).decode("latin-1")
+            peer = (forwarded and trusted.get_trusted_client_address(forwarded)[0]) or peer
         return peer or ""
 
     def on_response_complete(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -26,6 +26,10 @@ from yaat.types import ASGIApp
 
 _logger = logging.getLogger("uvicorn.error")
 _TICK = 0.1  # how often, in seconds, somebody who waits looks for a second signal
+# What a parent tells a worker: that it alone stops, as another has its place; and that all is to
+# end at once. Windows has neither.
+_RETIRE = getattr(signal, "SIGUSR1", None)
+_FORCE = getattr(signal, "SIGUSR2", None)
 
 # Which option of uvicorn's a setting is, where it has another name. Those that uvicorn has none
 # for are None: our classes keep to them.
@@ -105,7 +109,8 @@ class Server(uvicorn.Server):
     The listener stays open and answers handshakes with 503. Every WebSocket is closed with 1012, at
     once or spread over `ServerSettings.drain`. Handlers end; who has not after `handler_timeout` is
     cancelled. Then the listener closes, requests are waited for, and the lifespan ends. After a
-    signal the process ends with exit code 0; a second signal ends it at once, by that signal.
+    signal the process ends with exit code 0; a second signal ends it at once, by that signal. A
+    worker whose place another one has taken closes the listener first.
     """
 
     config: Config
@@ -113,6 +118,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.server_state: State = State(config.settings, trusted_by(config))
+        self._retires = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then listen."""
@@ -140,18 +146,30 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - its signature
         """Stop; for a second signal, at once; for a third, though the event loop is blocked."""
-        if sig == signal.SIGINT and self.config.use_subprocess:
-            return  # a Ctrl-C is sent to the parent too, which says what is to be done
         if self.force_exit:
             _die(sig)
         self._captured_signals.append(sig)
         self.force_exit = self.should_exit
         self.should_exit = True
 
+    def _obey_parent(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Stop as a worker: only its parent counts signals, as a group of processes gets each."""
+        if sig == signal.SIGINT:
+            return
+        if sig == _FORCE:
+            self.force_exit = True
+            self._captured_signals.append(signal.SIGTERM)
+        self._retires = self._retires or sig == _RETIRE
+        self.should_exit = True
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Keep signals from ending the process; who was forced ends by the last one, after all."""
         with super().capture_signals():
+            if self.config.use_subprocess:
+                for number in (signal.SIGINT, signal.SIGTERM, _RETIRE, _FORCE):
+                    if number is not None:
+                        signal.signal(number, self._obey_parent)
             yield
             signals, self._captured_signals = self._captured_signals, []
         if self.force_exit and signals:
@@ -159,6 +177,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop in the order that the class describes."""
+        if self._retires:
+            for server in self.servers:
+                server.close()
         self.server_state.admission.draining = True
         await self._close_connections()
         await self._end_handlers()
@@ -201,9 +222,10 @@ class Server(uvicorn.Server):
             handler.cancel("the server stops")
 
 
-def _die(number: int) -> None:
+def _die(number: int) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
+    os._exit(128 + number)  # the kernel spares the first process of a container (PID 1)
 
 
 class Worker(multiprocess.Process):
@@ -221,9 +243,26 @@ class Worker(multiprocess.Process):
         with suppress(EOFError, OSError):
             super().always_pong()
 
+    def tell(self, number: int | None) -> None:
+        """Send it a signal, if it is there."""
+        if number is not None and self.process.is_alive():
+            os.kill(cast(int, self.pid), number)
+
 
 class Workers(multiprocess.Multiprocess):
-    """uvicorn's supervisor of several processes, with ours for them."""
+    """uvicorn's supervisor of several processes, with ours for them.
+
+    SIGHUP puts a new worker in the place of each, SIGTTIN adds one, SIGTTOU retires one; who
+    retires closes its connections while the others serve on.
+    """
+
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        # It names the class by itself, and has no other way to be told of one.
+        multiprocess.Process = Worker  # type: ignore[misc]
+        super().__init__(config, sockets)
+        self.processes: list[Worker] = []  # type: ignore[assignment]
+        self._retired: list[Worker] = []
+        self._forced = False
 
     def run(self) -> None:
         """Start them, keep them alive, and end them.
@@ -231,25 +270,54 @@ class Workers(multiprocess.Multiprocess):
         Raises:
             SystemExit: The application cannot be started.
         """
-        # It names the class itself, and has no other way to be told of one.
-        multiprocess.Process = Worker  # type: ignore[misc]
         super().run()
         if any(process.exitcode == STARTUP_FAILURE for process in self.processes):
             sys.exit(STARTUP_FAILURE)
 
-    def join_all(self) -> None:
-        """Wait for all; pass further signals on."""
-        self.signal_queue.clear()
-        for process in self.processes:
-            while process.process.is_alive():
-                process.process.join(_TICK)
-                if self.signal_queue:
-                    self._pass_on(self.signal_queue.pop())
+    def restart_all(self) -> None:
+        """Put a new worker in the place of each; the old ones drain meanwhile, all at once."""
+        for place, old in enumerate(self.processes):
+            new = Worker(self.config, self.sockets)
+            new.start()
+            if not new.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
+                _logger.error("A new worker was not ready in time; the others stay as they are.")
+                new.kill()
+                new.join()
+                return
+            self.processes[place] = new
+            self._retire(old)
 
-    def _pass_on(self, number: int) -> None:
-        if number in (signal.SIGINT, signal.SIGTERM):
-            for process in self.processes:
-                process.process.terminate()
+    def handle_ttou(self) -> None:
+        """Retire one worker, but not the last."""
+        if len(self.processes) > 1:
+            self.processes_num -= 1
+            self._retire(self.processes.pop())
+
+    def handle_int(self) -> None:
+        """Stop; for a second signal, at once."""
+        self._forced = self.should_exit.is_set()
+        super().handle_int()
+
+    def handle_term(self) -> None:
+        """Stop; for a second signal, at once."""
+        self._forced = self.should_exit.is_set()
+        super().handle_term()
+
+    def _retire(self, worker: Worker) -> None:
+        worker.tell(_RETIRE)
+        self._retired = [each for each in self._retired if each.process.is_alive()] + [worker]
+
+    def join_all(self) -> None:
+        """Wait for all; a second signal ends them at once."""
+        workers = [*self.processes, *self._retired]
+        while any(worker.process.is_alive() for worker in workers):
+            if self._forced:
+                self._forced = False
+                for worker in workers:
+                    worker.tell(_FORCE)
+            workers[0].process.join(_TICK)
+            workers = [worker for worker in workers if worker.process.is_alive()]
+            self.handle_signals()
 
 
 def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
