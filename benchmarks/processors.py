@@ -63,3 +63,10 @@ def resident(pid: int) -> int:
     """Bytes of a process that are in memory (RSS)."""
     pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def proportional(pid: int) -> int:
+    """Bytes of it that are its own, and its part of what it shares with other processes (PSS)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    [kibibytes] = [line.split()[1] for line in lines if line.startswith("Pss:")]
+    return int(kibibytes) * 1024

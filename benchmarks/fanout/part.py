@@ -51,9 +51,9 @@ def asked(peers: Sequence[Served], receivers: int) -> list[Results]:
 def heading(rounds: int, seconds: float, receivers: int, *, pinned: bool) -> str:
     return (
         f"\n## Fan-out\n\nOne connection publishes, {receivers:,} receive; "
-        f"{report.where(pinned=pinned)}; {rounds} interleaved rounds, {seconds} s each turn. Median "
-        "(10th to 90th percentile) of the ratios round by round, above 1 where it is better. p50 "
-        "and p99 are the time until the last receiver has it."
+        f"{report.where(pinned=pinned)}; {rounds} interleaved rounds, {seconds} s each turn. "
+        "Median (10th to 90th percentile) of the ratios round by round, above 1 where it is better."
+        " p50 and p99 are the time until the last receiver has it."
     )
 
 

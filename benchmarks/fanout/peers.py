@@ -2,19 +2,13 @@
 
 from collections.abc import Callable
 
-from benchmarks.servers.peers import OURS, SANSIO, Kind, Served, in_c, python, uvicorn
+from benchmarks.servers.peers import OURS, SANSIO, Kind, Served, in_c, python, uvicorn, yaat_run
 
 PROGRAMS = "benchmarks.fanout.programs"
 
 
 def program(name: str) -> Callable[[int], list[str]]:
     return lambda port: python(f"{PROGRAMS}.{name}", str(port))
-
-
-def yaat_run(app: str) -> Callable[[int], list[str]]:
-    """As it runs by itself, but for its log."""
-    options = ["--no-access-log", "--log-level", "warning"]
-    return lambda port: python("yaat", "run", *options, "--port", str(port), app)
 
 
 STARLETTE, BARE, YAAT = (f"{PROGRAMS}.{name}:app" for name in ("starlette", "bare", "yaat"))

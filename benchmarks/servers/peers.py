@@ -53,6 +53,12 @@ def uvicorn(websockets: str, app: str) -> Callable[[int], list[str]]:
     return lambda port: python("uvicorn", *options, "--port", str(port), app)
 
 
+def yaat_run(app: str, *more: str) -> Callable[[int], list[str]]:
+    """As it runs by itself, but for its log."""
+    options = ["--no-access-log", "--log-level", "warning", *more]
+    return lambda port: python("yaat", "run", *options, "--port", str(port), app)
+
+
 def granian(app: str) -> Callable[[int], list[str]]:
     options = ["--interface", "asgi", "--log-level", "warning"]
     return lambda port: python("granian", *options, "--port", str(port), app)
@@ -106,7 +112,7 @@ def chosen(
     websockets: str,
     peers: Sequence[Served] = PEERS,
 ) -> list[Served]:
-    """The base of all ratios, which is the first, and whom these names mean (all, if none is given).
+    """The first, which is the base of all ratios, and whom these names mean (all, if none is given).
 
     Args:
         names: Of peers, of servers or of applications.
