@@ -100,6 +100,16 @@ def uvicorn(
     return arguments
 
 
+def yaat_run(loop: str) -> Callable[[str, int], list[str]]:
+    """Start `yaat run` on an event loop."""
+
+    def arguments(app: str, port: int) -> list[str]:
+        options = f"--host 127.0.0.1 --port {port} --loop {loop} --no-access-log"
+        return ["yaat", "run", app, *options.split()]
+
+    return arguments
+
+
 def hypercorn(app: str, port: int) -> list[str]:
     # With no workers it serves in the process that was started: one process, one log.
     return ["hypercorn", app, *f"--bind 127.0.0.1:{port} --workers 0 --graceful-timeout 0".split()]
