@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,32 @@ SERVER_ROWS = [
     "JSON 100 B, 64x1",
     "handshakes, 16 at once",
 ]
+FANOUT_ROWS = ["128 B, one at a time", "128 B, 8 in flight"]
+DEFLATE_ROWS = [*(f"{row}, deflate" for row in FANOUT_ROWS), "1 KiB, 8 in flight, deflate"]
+FANOUT_PEERS = ["sansio + Starlette", "ours + Starlette", "ours + bare", "yaat run + Yaat"]
+OTHERS = ["aiohttp", "websockets"]
+FANOUT_LIMITS = ["picows raw (limit)", "socketify (limit)", "C epoll (limit)"]
+# Sends each listener, for every publication, what ANSWERS makes of the number of the listener, of
+# the publication and of the one before it.
+UNFAIR = """
+listeners = []
+
+async def app(scope, receive, send):
+    assert scope["type"] == "websocket"
+    await receive()
+    await send({"type": "websocket.accept"})
+    if scope["path"] == "/listen":
+        listeners.append(send)
+        await send({"type": "websocket.send", "text": "ready"})
+    before = None
+    while (message := await receive())["type"] == "websocket.receive":
+        text = message["text"]
+        for number, to in enumerate(listeners):
+            for answer in ANSWERS(number, text, before or text):
+                await to({"type": "websocket.send"} | answer)
+        before = text
+    listeners.clear()
+"""
 # Sends for every message what ANSWERS makes of the path, of the message and of the one before it.
 FALSE = """
 async def app(scope, receive, send):
@@ -221,6 +248,59 @@ def test_the_load_looks_at_every_byte(tmp_path: Path, answers: str, found: str |
     assert found in done.stderr
 
 
+def test_a_frame_reaches_all_of_many(tmp_path: Path) -> None:
+    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "20"]
+    printed = report("fanout", *short, "--output", str(tmp_path))
+    for row in FANOUT_ROWS:
+        section = printed.partition(f"### {row}\n")[2].partition("###")[0]
+        assert names(section) == [*FANOUT_PEERS, *OTHERS, *FANOUT_LIMITS]
+    for row in DEFLATE_ROWS:
+        section = printed.partition(f"### {row}\n")[2].partition("###")[0]
+        assert names(section) == [*FANOUT_PEERS, *OTHERS]
+    aims = printed.partition("### Aims of the fan-out\n")[2]
+    assert aims.count("wanted ≥ 1.9") == aims.count("wanted ≥ 5.0") == 4
+    assert "yaat run + Yaat" in (tmp_path / "bench-fanout.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("answers", "found"),
+    [
+        ("[] if number == 3 and text[7] == '2' else [sent]", "message 2 did not reach all 10 receivers"),
+        ("[sent] * (1 + (number == 3 and text[7] == '2'))", "not published|message 3: other bytes"),
+        ("[{'text': before}] if number == 3 else [sent]", "message 2: other bytes"),
+        ("[{'text': before}]", "message 2 is b'00000001"),
+        ("[{'text': text.upper()}]", "message 1 is b'00000001EGINNING WAS"),
+        ("[sent, sent]", "a message that was not published"),
+        ("[{'bytes': text.encode()}]", "0x82 0x7e instead of a whole text frame"),
+    ],
+    ids=["lost", "twice", "swapped", "stale for all", "another", "twice for all", "another kind"],
+)
+def test_the_load_follows_every_receiver(tmp_path: Path, answers: str, found: str) -> None:
+    lie = f"def ANSWERS(number, text, before):\n    sent = {{'text': text}}\n    return {answers}\n"
+    (tmp_path / "unfair.py").write_text(lie + UNFAIR)
+    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "10"]
+    asked = ["--app", "unfair=unfair:app", "--only", "unfair"]
+    done = benchmarks("fanout", *asked, *short, "--output", str(tmp_path), path=tmp_path)
+    assert done.returncode == 1
+    assert "unfair fails at 128 B, one at a time: " in done.stderr
+    assert re.search(found, done.stderr)
+
+
+def test_very_many_sockets_are_weighed_and_pinged() -> None:
+    command = [sys.executable, "-m", "benchmarks.size", "--sockets", "40", "--interval", "0.4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one, echoed, pings, more_pings, *two = rows_of(done.stdout)
+    assert one.startswith("| 40 sockets, accepted")
+    assert echoed.startswith("| 40 sockets, each has echoed")
+    assert "KiB a socket (PSS " in one
+    assert pings.startswith("| 40 sockets, a ping every 0.4 s")
+    assert more_pings.startswith("| 40 sockets, a ping every 0.1 s")
+    assert "of a core" in pings
+    assert all(line.startswith("| 80 sockets") for line in two)
+    assert len(two) == 2
+
+
 def test_a_server_that_does_not_start_is_named_with_what_it_said() -> None:
     done = benchmarks("server", "--only", "gone", "--app", "gone=benchmarks.nowhere:app")
     assert done.returncode == 1
@@ -228,8 +308,9 @@ def test_a_server_that_does_not_start_is_named_with_what_it_said() -> None:
     assert "benchmarks.nowhere" in done.stderr.splitlines()[-1]
 
 
-def test_without_a_compiler_the_servers_are_left_out() -> None:
-    done = benchmarks("server", CC="no-such-compiler")
+@pytest.mark.parametrize("part", ["server", "fanout"])
+def test_without_a_compiler_the_servers_are_left_out(part: str) -> None:
+    done = benchmarks(part, CC="no-such-compiler")
     assert done.returncode == 0
     assert "Left out: no C compiler" in done.stdout
 

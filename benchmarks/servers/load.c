@@ -49,7 +49,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ = 1 << 18, PATIENCE = 20, HEADERS_MOST = 4096, SLICES = 64 };
+enum { READ = 1 << 18, PATIENCE = 20, LOST_AFTER = 5, HEADERS_MOST = 4096, SLICES = 64 };
 
 static int port;
 static const char *path;
@@ -756,10 +756,10 @@ static void tick_off(struct receiver *r, unsigned whole, int64_t now, bool count
 /* Waits, and takes what came. */
 static void listen_once(struct epoll_event *events, bool counts)
 {
-    int number = epoll_wait(poller, events, receiver_count + 1, PATIENCE * 1000);
+    int number = epoll_wait(poller, events, receiver_count + 1, LOST_AFTER * 1000);
     if (number == 0)
         fail("message %ju did not reach all %d receivers in %d s", (uintmax_t)complete,
-            receiver_count, PATIENCE);
+            receiver_count, LOST_AFTER);
     for (int i = 0; i < number; i++) {
         struct receiver *r = events[i].data.ptr;
         if (!r)

@@ -112,7 +112,7 @@ def chosen(
     websockets: str,
     peers: Sequence[Served] = PEERS,
 ) -> list[Served]:
-    """The first, which is the base of all ratios, and whom these names mean (all, if none is given).
+    """The first, the base of all ratios, and whom these names mean (all, if none is given).
 
     Args:
         names: Of peers, of servers or of applications.

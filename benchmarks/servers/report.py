@@ -38,8 +38,8 @@ def heading(rounds: int, seconds: float, *, pinned: bool) -> str:
     return (
         f"\n## The server\n\n{', '.join(f'{name} {version(name)}' for name in MEASURED)}; "
         f"no permessage-deflate; {where(pinned=pinned)}; {rounds} interleaved rounds, "
-        f"{seconds} s each turn. Median (10th to 90th percentile) of the ratios round by round, above 1 where it is "
-        "better: more in a second, or less CPU."
+        f"{seconds} s each turn. Median (10th to 90th percentile) of the ratios round by round, "
+        "above 1 where it is better: more in a second, or less CPU."
     )
 
 
