@@ -126,6 +126,15 @@ async def parts(scope: Message, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"three"})
 
 
+async def flood(scope: Message, receive: Any, send: Any) -> None:
+    """Answer with 32 MiB, of a length that is told before."""
+    headers = [*PLAIN, (b"content-length", b"%d" % 2**25)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for _ in range(2**9):
+        await send({"type": "http.response.body", "body": bytes(2**16), "more_body": True})
+    await send({"type": "http.response.body"})
+
+
 async def slow(scope: Message, receive: Any, send: Any) -> None:
     """Answer the first part at once and the rest when it is allowed."""
     await send({"type": "http.response.start", "status": 200, "headers": PLAIN})
@@ -198,6 +207,7 @@ HTTP: dict[str, Handler] = {
     "weigh": weigh,
     "ignore": ignore,
     "parts": parts,
+    "flood": flood,
     "slow": slow,
     "undecided": undecided_page,
     "allow": allow,
