@@ -4,7 +4,7 @@ import argparse
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 from importlib.metadata import version
 from typing import Any
@@ -44,12 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         section = serving.add_argument_group(group)
         for option in options:
             _add(section, option, settings.described()[option.name])
-    given = vars(parser.parse_args(arguments))
-    app = given.pop("app")
+    given: dict[str, Any] = vars(parser.parse_args(arguments))
+    app: str = given.pop("app")
     try:
-        server.run(app, settings.ServerSettings(**given))
+        server.run(app, settings.ServerSettings(**_frozen(given)))
     except (ArgumentError, UsageError) as error:
         serving.error(str(error))
+
+
+def _frozen(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(it) if isinstance(it, list) else it for name, it in given.items()}
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
@@ -67,6 +71,7 @@ def _grouped(options: Sequence[Field[Any]]) -> Iterator[tuple[str, list[Field[An
 def _add(section: argparse._ArgumentGroup, option: Field[Any], said: str) -> None:
     """Add the option that a setting is: its name, its type and its default."""
     kind, many = _kind(option.type)
+    default: Any = option.default
     name = option.name.removesuffix("s") if many else option.name
     flag = f"--{name.replace('_', '-')}"
     text = f"{said[:1].lower()}{said[1:]} ({_shown(option.default)})".replace("%", "%%")
@@ -83,8 +88,8 @@ def _add(section: argparse._ArgumentGroup, option: Field[Any], said: str) -> Non
         flag,
         dest=option.name,
         type=kind if option.default is not None else _or_none(kind),
-        default=option.default,
-        action="extend" if many else "store",
+        default=list(default) if many else default,
+        action="append" if many else "store",
         metavar={int: "N", float: "SECONDS", str: "TEXT"}[kind],
         help=text,
     )

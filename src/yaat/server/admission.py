@@ -37,14 +37,15 @@ class Admission:
         """Count a connection in.
 
         Args:
-            address: The peer's, without its port; empty if there is none.
+            address: The peer's, without its port; empty if it has none, as on a unix socket: such
+                ones are not counted together.
 
         Returns:
             Why not, or None: then it has to `leave`.
         """
         if self._most is not None and self._count >= self._most:
             return "max_connections"
-        if self._most_of_one is not None and self._of[address] >= self._most_of_one:
+        if address and self._most_of_one is not None and self._of[address] >= self._most_of_one:
             return "max_connections_per_address"
         self._count += 1
         self._of[address] += 1

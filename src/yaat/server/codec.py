@@ -227,10 +227,6 @@ class Decoder:
             self._ended = True
             raise
 
-    def end(self) -> None:
-        """Discard what is kept back and all that comes: nobody will ask for it."""
-        self._ended, self._rest, self.held_back = True, b"", False
-
     def _failed(self, code: WebSocketCloseEvent, reason: str) -> FrameError:
         self._ended = True
         return FrameError(code, reason)

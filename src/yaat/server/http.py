@@ -19,6 +19,10 @@ from yaat.server.settings import ServerSettings
 
 _logger = logging.getLogger("uvicorn.error")
 _COLON_AND_LINE_END: Final = 4
+# A head is parsed in pieces of so many bytes, so that one without a line end is seen in time.
+_PIECE: Final = 4_096
+# A whole head may be so many times as long as one line.
+_LINES: Final = 8
 
 
 class State(ServerState):
@@ -64,10 +68,11 @@ class HTTPProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._settings: ServerSettings = config.settings  # type: ignore[attr-defined]
         self._deadline: asyncio.TimerHandle | None = None
-        # Of the head that is read: how much of it came, how much of that has been parsed.
-        self._in_head = True
-        self._came = 0
-        self._parsed = 0
+        # Of the head that is read: whether it has begun, how long it is so far, and how much came
+        # since the parser last told of something.
+        self._has_begun = False
+        self._size = 0
+        self._unparsed = 0
         self._is_handshake = False
         self._answered = False
         # A handshake behind a request that is being answered: what came behind it.
@@ -76,15 +81,22 @@ class HTTPProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the head of a request."""
         super().connection_made(transport)
-        self._expect_head()
-
-    def _expect_head(self) -> None:
-        self._deadline = self.loop.call_later(self._settings.handshake_timeout, self._time_out)
+        self._bound_wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._met()
         super().connection_lost(exc)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _bound_wait(self) -> None:
+        """Bound the wait for a head; it begins when the request before is answered."""
+        if self._deadline is None and not self._is_answering:
+            timeout = self._settings.handshake_timeout
+            self._deadline = self.loop.call_later(timeout, self._time_out)
 
     def _met(self) -> None:
         if self._deadline is not None:
@@ -92,7 +104,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _time_out(self) -> None:
-        if self._came:
+        if self._has_begun:
             self._answer(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self.transport.close()
@@ -102,61 +114,68 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._answered:
             return
         self._unset_keepalive_if_required()
-        self._came += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._is_handshake:
-                self._upgrade(data[upgrade.args[0] :])
+            early = self._parse(data)
+        except httptools.HttpParserError as error:
+            self._refuse_head(is_large=isinstance(error.__context__, TooLargeError))
+        except TooLargeError:
+            self._refuse_head(is_large=True)
+        else:
+            if early is None:
+                self._bound_wait()
+            elif self._is_handshake:
+                self._upgrade(early)
             else:
                 self._unsupported_upgrade_warning()
-        except httptools.HttpParserError as error:
-            is_large = isinstance(error.__context__, TooLargeError)
-            self._refuse_head(is_large=is_large)
-        else:
-            self._check_head()
 
-    def _check_head(self) -> None:
-        if not self._in_head:
-            return
-        if self._came - self._parsed > self._settings.max_header_bytes:
-            self._refuse_head(is_large=True)
-        elif self._came and self._deadline is None:
-            self._expect_head()
+    def _parse(self, data: bytes) -> bytes | None:
+        """Parse what came; return what is behind a request that asks for another protocol."""
+        at = 0
+        while at < len(data):
+            in_body = self.cycle is not None and self.cycle.more_body and not self._has_begun
+            piece = data[at:] if in_body else data[at : at + _PIECE]
+            self._unparsed += len(piece)
+            try:
+                self.parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                return data[at + upgrade.args[0] :]
+            if self._unparsed > self._settings.max_header_bytes:
+                raise TooLargeError
+            at += len(piece)
+        return None
 
     # What the parser tells.
 
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        if not self._in_head:  # else what has come is of this one
-            self._in_head = True
-            self._came = 0
-        self._parsed = 0
+        self._has_begun = True
+        self._size = 0
 
     def on_url(self, url: bytes) -> None:
         """Take the target, or a piece of it."""
         super().on_url(url)
-        self._measure(len(self.url))
-        self._parsed += len(url)
+        self._measure(len(url), len(self.url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
+        """Take a header, or a trailer."""
         super().on_header(name, value)
-        size = len(name) + len(value) + _COLON_AND_LINE_END
-        self._measure(size)
-        self._parsed += size
+        line = len(name) + len(value) + _COLON_AND_LINE_END
+        self._measure(line, line)
         if len(self.headers) > self._settings.max_headers:
             raise TooLargeError
 
-    def _measure(self, size: int) -> None:
-        if size > self._settings.max_header_bytes:
+    def _measure(self, more: int, line: int) -> None:
+        self._unparsed = 0
+        self._size += more
+        most = self._settings.max_header_bytes
+        if line > most or self._size > _LINES * most:
             raise TooLargeError
 
     def on_headers_complete(self) -> None:
         """Answer the request, unless it is a handshake."""
-        self._in_head = False
-        self._came = 0
+        self._has_begun = False
+        self._unparsed = 0
         self._met()
         self._is_handshake = (
             # RFC 9110, 7.8: "A server MUST ignore an Upgrade header field that is received in an
@@ -169,6 +188,16 @@ class HTTPProtocol(HttpToolsProtocol):
         if self.server_state.admission.draining and not self._is_handshake:
             self.cycle.keep_alive = False
 
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """End the request."""
+        self._unparsed = 0
+        super().on_message_complete()
+
     def _should_upgrade(self) -> bool:
         return self._is_handshake
 
@@ -176,7 +205,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def _upgrade(self, early: bytes) -> None:
         """Hand the connection over, when requests before have been answered."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering:
             self._next = early
             self.flow.pause_reading()
             return
@@ -194,6 +223,7 @@ class HTTPProtocol(HttpToolsProtocol):
         handshake = partial(opening.requested, self.parser.get_method(), self.url, self.headers)
         protocol.open(handshake, early, leave)
         self.transport.set_protocol(protocol)
+        self.parser = None  # each holds the other
 
     def _refusal(self, address: str) -> str | None:
         admission = self.server_state.admission
@@ -214,11 +244,16 @@ class HTTPProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or with a handshake that waited for this one."""
         super().on_response_complete()
-        if self._next is not None and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._next is not None:
             self._unset_keepalive_if_required()
             early, self._next = self._next, None
             self.flow.resume_reading()
             self._upgrade(early)
+        elif self._has_begun:
+            self._unset_keepalive_if_required()
+            self._bound_wait()
 
     def _refuse_head(self, *, is_large: bool) -> None:
         if is_large:
@@ -232,8 +267,7 @@ class HTTPProtocol(HttpToolsProtocol):
         """Answer by ourselves, and let the peer hang up: a reset might overtake the answer."""
         self._answered = True
         self._met()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # an answer now would be one to the request before
+        if self._is_answering and not self._abandons():
             return
         headers = [*self.server_state.default_headers, *headers]
         self.transport.write(opening.response(status, status.phrase, headers))
@@ -242,6 +276,17 @@ class HTTPProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(FAREWELL, self.transport.abort)
         else:
             self.transport.close()
+
+    def _abandons(self) -> bool:
+        """End the request that is being answered; tell whether an answer of ours may follow."""
+        if not self.cycle.more_body:  # it was whole: what is wrong came behind it
+            self.cycle.keep_alive = False
+            return False
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        if self.cycle.response_started:
+            self.transport.close()
+        return not self.cycle.response_started
 
 
 def trusted_by(config: Config) -> _TrustedHosts:

@@ -4,6 +4,7 @@ import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -17,15 +18,14 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # 4.1: "a randomly selected 16-byte value that has been base64-encoded"
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-# What nearly every handshake has: one object for all, as they live as long as their connections.
-_SHARED = {
-    word: word
-    for word in b"""host user-agent accept accept-language accept-encoding origin pragma cookie
-        cache-control connection upgrade authorization sec-websocket-version sec-websocket-key
-        sec-websocket-protocol sec-websocket-extensions sec-fetch-dest sec-fetch-mode
-        sec-fetch-site x-forwarded-for x-forwarded-proto x-real-ip Upgrade websocket 13 no-cache
-        keep-alive """.split()
-}
+# Headers live as long as their connections. What many clients send alike is one object for all;
+# nothing of it is a secret.
+_COMMON = frozenset(
+    b"""host user-agent accept accept-language accept-encoding origin pragma cache-control
+    connection upgrade sec-websocket-version sec-websocket-extensions sec-fetch-dest sec-fetch-mode
+    sec-fetch-site x-forwarded-proto x-forwarded-host""".split()
+)
+_LONGEST_COMMON = 256
 # RFC 9110, 15.3.5 and 15.4.5; 8.6: no Content-Length with them either.
 _WITHOUT_BODY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -95,7 +95,10 @@ def requested(method: bytes, target: bytes, given: Headers) -> Request:
         )
     raw_path, _, query_string = _origin_form(target).partition(b"?")
     path = raw_path.decode()
-    headers = [(_SHARED.get(name, name), _SHARED.get(value, value)) for name, value in given]
+    headers = [
+        _shared(header) if header[0] in _COMMON and len(header[1]) <= _LONGEST_COMMON else header
+        for header in given
+    ]
     # 4.2.1: "A |Host| header field containing the server's authority"; RFC 9112, 3.2: to a request
     # with none or several a server "MUST respond with a 400".
     if sum(name == b"host" for name, _ in headers) != 1:
@@ -110,6 +113,11 @@ def requested(method: bytes, target: bytes, given: Headers) -> Request:
         _subprotocols(special),
         b", ".join(special.get(b"sec-websocket-extensions", ())).decode("latin-1"),
     )
+
+
+@lru_cache(maxsize=1_024)
+def _shared(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    return header
 
 
 def _origin_form(target: bytes) -> bytes:

@@ -1,17 +1,21 @@
 """The protocol class that uvicorn loads: between a transport, the codec and an ASGI application."""
 
 import asyncio
+import contextlib
 import contextvars
+import copy
 import logging
 import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, TypeVarTuple, Unpack, cast
 
 from uvicorn._types import WebSocketScope
 from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.utils import (
     ClientDisconnected,
     get_client_addr,
@@ -240,8 +244,11 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer sent: first the head of the handshake, whole, as uvicorn gives it."""
-        if self._state is not State.OPEN and self._state in _BEFORE:
-            self._receive_early(data)
+        if self._state is not State.OPEN and self._state is not State.CLOSING:
+            if self._state in _BEFORE:
+                self._receive_early(data)
+            else:
+                self._receive_late(data)
             return
         decoder = self._decoder
         self._heard = True
@@ -280,6 +287,21 @@ class WebSocketProtocol(asyncio.Protocol):
             if len(self._early) > self._settings.read_buffer:
                 self._pause()
 
+    def _receive_late(self, data: bytes) -> None:
+        """Discard what comes behind the end, but for the answer to our close."""
+        decoder = self._decoder
+        try:
+            decoder.feed(data)
+            while decoder.held_back:
+                decoder.messages.clear()
+                decoder.feed(b"")
+        except FrameError:
+            self._hang_up()
+        decoder.messages.clear()
+        if any(isinstance(control, Close) for control in decoder.controls):
+            self._hang_up()
+        decoder.controls.clear()
+
     def eof_received(self) -> bool:
         """Hang up too, behind what was read in the same turn: that may have been a close frame.
 
@@ -314,17 +336,23 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """End the connection because the server stops."""
-        is_open = self._state is State.OPEN
-        if self._is_unanswered:
-            self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
-        elif is_open:
-            self._write(codec.close_frame(_Code.SERVICE_RESTART))
-        self._end(_Code.SERVICE_RESTART)
-        if is_open:
-            self._decoder.end()
-            self._part(min(FAREWELL, self._settings.close_timeout))
-        else:
+        if self._ending is not None:
+            return  # it is about to be over
+        if self._state is not State.OPEN:
+            if self._is_unanswered:
+                self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
+            self._end(_Code.SERVICE_RESTART)
             self._hang_up()
+            return
+        self._write(codec.close_frame(_Code.SERVICE_RESTART))
+        self._end(_Code.SERVICE_RESTART)
+        # What came before is still the application's.
+        self._ready = [*reversed(self._decoder.messages), *self._ready]
+        self._decoder.messages = []
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._resume()
+        self._arm(min(FAREWELL, self._settings.close_timeout), self._transport.abort)
 
     # The handshake.
 
@@ -392,7 +420,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Run the application, and end what it leaves open."""
         code = _Code.NORMAL_CLOSURE
         try:
-            app = cast(ASGIApp, self._config.loaded_app)
+            app = _behind_proxy(self._config.loaded_app, scope)
             await app(scope, self.receive, self.send)
         except BaseException as error:
             # ASGI, "Disconnected Client": that the peer has gone is no error, nor is what Starlette
@@ -792,18 +820,13 @@ class WebSocketProtocol(asyncio.Protocol):
             self._end(code, reason)
         else:
             self._end(_Code.ABNORMAL_CLOSURE)
-        self._part(self._settings.close_timeout)
-
-    def _part(self, seconds: float) -> None:
-        """Let the peer hang up, which has so many seconds for it; what it sends is discarded."""
-        if not self._transport.can_write_eof() or self._transport.is_closing():
+        if not self._transport.can_write_eof():
             self._hang_up()
             return
         # With a FIN the peer hangs up. If we did while it sends, a reset might overtake our close.
-        self.flush()
         self._transport.write_eof()
         self._resume()
-        self._arm(seconds, self._transport.abort)
+        self._arm(self._settings.close_timeout, self._transport.abort)
 
     def _miss(self) -> None:
         """End the connection: the peer has closed its half, without a close frame or behind it."""
@@ -884,6 +907,29 @@ class WebSocketProtocol(asyncio.Protocol):
             self._hang_up()
 
 
+def _behind_proxy(app: Any, scope: Scope) -> ASGIApp:
+    """Let uvicorn's middleware for proxies change the scope, and return the application behind it.
+
+    It does no more than that; its coroutine need not stay for as long as the connection lives.
+    """
+    if type(app) is not ProxyHeadersMiddleware:
+        return cast(ASGIApp, app)
+    with contextlib.suppress(StopIteration):
+        _alone(app)(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
+    return cast(ASGIApp, app.app)
+
+
+@lru_cache(maxsize=16)
+def _alone(middleware: ProxyHeadersMiddleware) -> ProxyHeadersMiddleware:
+    alone = copy.copy(middleware)
+    alone.app = _nothing
+    return alone
+
+
+async def _nothing(*_: object) -> Any:
+    """Be an application that does nothing."""
+
+
 def _addresses(transport: asyncio.Transport) -> tuple[object, object]:
     """Return our address and the peer's.
 
@@ -891,9 +937,14 @@ def _addresses(transport: asyncio.Transport) -> tuple[object, object]:
     """
     before: Any = transport.get_protocol()
     try:
-        return before.server, before.client
+        return _shared(before.server), before.client
     except AttributeError:
-        return get_local_addr(transport), get_remote_addr(transport)
+        return _shared(get_local_addr(transport)), get_remote_addr(transport)
+
+
+@lru_cache(maxsize=64)
+def _shared(address: object) -> object:
+    return address  # one object for all connections to it
 
 
 def _content(message: Message) -> tuple[int, bytes]:

@@ -8,7 +8,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -20,16 +20,14 @@ from uvicorn.supervisors import ChangeReload, multiprocess
 
 from yaat.exceptions import UsageError
 from yaat.server.http import HTTPProtocol, State, trusted_by
-from yaat.server.protocol import HANDLER, WebSocketProtocol
+from yaat.server.protocol import FAREWELL, HANDLER, WebSocketProtocol
 from yaat.server.settings import ServerSettings
 from yaat.types import ASGIApp
 
 _logger = logging.getLogger("uvicorn.error")
-_TICK = 0.1  # how often, in seconds, somebody who waits looks for a second signal
-# What a parent tells a worker: that it alone stops, as another has its place; and that all is to
-# end at once. Windows has neither.
+_TICK = 0.1  # how often, in seconds, is looked whether something has ended
+# What a parent tells a worker whose place another one has taken. Windows has no such signal.
 _RETIRE = getattr(signal, "SIGUSR1", None)
-_FORCE = getattr(signal, "SIGUSR2", None)
 
 # Which option of uvicorn's a setting is, where it has another name. Those that uvicorn has none
 # for are None: our classes keep to them.
@@ -108,9 +106,10 @@ class Server(uvicorn.Server):
 
     The listener stays open and answers handshakes with 503. Every WebSocket is closed with 1012, at
     once or spread over `ServerSettings.drain`. Handlers end; who has not after `handler_timeout` is
-    cancelled. Then the listener closes, requests are waited for, and the lifespan ends. After a
-    signal the process ends with exit code 0; a second signal ends it at once, by that signal. A
-    worker whose place another one has taken closes the listener first.
+    cancelled. Then the listener closes, and requests have `shutdown_timeout`, until they are
+    cancelled too. In the end the lifespan's shutdown runs, and the process ends with exit code 0. A
+    second signal ends it at once, by that signal. A worker whose place another one has taken closes
+    the listener first.
     """
 
     config: Config
@@ -145,81 +144,97 @@ class Server(uvicorn.Server):
     # How it stops.
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - its signature
-        """Stop; for a second signal, at once; for a third, though the event loop is blocked."""
-        if self.force_exit:
+        """Stop; for a second signal, at once."""
+        if self.should_exit:
             _die(sig)
-        self._captured_signals.append(sig)
-        self.force_exit = self.should_exit
         self.should_exit = True
 
     def _obey_parent(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Stop as a worker: only its parent counts signals, as a group of processes gets each."""
-        if sig == signal.SIGINT:
-            return
-        if sig == _FORCE:
-            self.force_exit = True
-            self._captured_signals.append(signal.SIGTERM)
-        self._retires = self._retires or sig == _RETIRE
-        self.should_exit = True
+        """Stop as a worker: its parent counts signals, as all of a group of processes get each."""
+        if sig != signal.SIGINT:
+            self._retires = self._retires or sig == _RETIRE
+            self.should_exit = True
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Keep signals from ending the process; who was forced ends by the last one, after all."""
+        """Let signals stop the server."""
         with super().capture_signals():
             if self.config.use_subprocess:
-                for number in (signal.SIGINT, signal.SIGTERM, _RETIRE, _FORCE):
+                for number in (signal.SIGINT, signal.SIGTERM, _RETIRE):
                     if number is not None:
                         signal.signal(number, self._obey_parent)
             yield
-            signals, self._captured_signals = self._captured_signals, []
-        if self.force_exit and signals:
-            _die(signals[-1])
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until a signal comes, and stop."""
+        await super().serve(sockets)
+        if self.server_state.tasks:
+            # asyncio would wait for them without end.
+            _logger.error("%d handlers refuse to be cancelled.", len(self.server_state.tasks))
+            logging.shutdown()
+            os._exit(1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop in the order that the class describes."""
+        state, settings = self.server_state, self.config.settings
+        _logger.info("Shutting down")
         if self._retires:
-            for server in self.servers:
-                server.close()
-        self.server_state.admission.draining = True
-        await self._close_connections()
-        await self._end_handlers()
-        await super().shutdown(sockets)
+            self._stop_listening()
+        state.admission.draining = True
+        await self._close_connections(settings.drain)
+        handlers = {task for task in state.tasks if task.get_name() == HANDLER}
+        for handler in handlers:
+            handler.add_done_callback(handlers.discard)
+        await _ended(handlers, settings.handler_timeout)
+        _cancel(handlers)
+        self._stop_listening()
+        for listener in sockets or ():
+            listener.close()
+        for connection in list(state.connections):
+            connection.shutdown()
+        await _ended(state.tasks, settings.shutdown_timeout)
+        await _ended(cast(set[Any], state.connections), FAREWELL)
+        if state.tasks:
+            _cancel(state.tasks)
+            await _ended(state.tasks, settings.handler_timeout)
+        await self.lifespan.shutdown()
 
-    async def _close_connections(self) -> None:
+    def _stop_listening(self) -> None:
+        for server in self.servers:
+            server.close()
+
+    async def _close_connections(self, seconds: float) -> None:
         """Close every WebSocket, each at a random moment of its own share of the time."""
-        connections = self._connections()
+        connections = [
+            each
+            for each in cast(set[asyncio.Protocol], self.server_state.connections)
+            if isinstance(each, WebSocketProtocol)
+        ]
         random.shuffle(connections)
-        loop, seconds = asyncio.get_running_loop(), self.config.settings.drain
         if connections:
             _logger.info("Closing %d WebSocket connections.", len(connections))
+        loop = asyncio.get_running_loop()
         begin = loop.time()
         for number, connection in enumerate(connections):
             share = (number + random.random()) / len(connections)  # noqa: S311 - no secret
-            await self._sleep_until(begin + seconds * share)
+            # With no time at all, others have a turn all the same.
+            await asyncio.sleep(begin + seconds * share - loop.time())
             connection.shutdown()
 
-    def _connections(self) -> list[WebSocketProtocol]:
-        connections = cast(set[asyncio.Protocol], self.server_state.connections)
-        return [each for each in connections if isinstance(each, WebSocketProtocol)]
 
-    async def _sleep_until(self, moment: float) -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(0)  # with no time at all, others have a turn all the same
-        while (left := moment - loop.time()) > 0 and not self.force_exit:  # noqa: ASYNC110 - a signal
-            await asyncio.sleep(min(left, _TICK))
+async def _ended(those: Collection[Any], seconds: float) -> None:
+    """Wait until `those`, which leave by themselves when they end, have all left, but so long."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    while those and loop.time() < deadline:  # noqa: ASYNC110 - nobody tells
+        await asyncio.sleep(min(_TICK, seconds))
 
-    async def _end_handlers(self) -> None:
-        """Wait for the handlers of closed connections, then cancel them."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.config.settings.handler_timeout
-        handlers = [task for task in self.server_state.tasks if task.get_name() == HANDLER]
-        while handlers and loop.time() < deadline and not self.force_exit:
-            await asyncio.wait(handlers, timeout=_TICK)
-            handlers = [task for task in handlers if not task.done()]
-        if handlers:
-            _logger.warning("Cancelling %d handlers that did not end.", len(handlers))
-        for handler in handlers:
-            handler.cancel("the server stops")
+
+def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
+    if tasks:
+        _logger.warning("Cancelling %d handlers that did not end.", len(tasks))
+    for task in tasks:
+        task.cancel("the server stops")
 
 
 def _die(number: int) -> NoReturn:
@@ -243,10 +258,10 @@ class Worker(multiprocess.Process):
         with suppress(EOFError, OSError):
             super().always_pong()
 
-    def tell(self, number: int | None) -> None:
-        """Send it a signal, if it is there."""
-        if number is not None and self.process.is_alive():
-            os.kill(cast(int, self.pid), number)
+    def retire(self) -> None:
+        """Let it end while others serve on."""
+        if _RETIRE is not None and self.process.is_alive():
+            os.kill(cast(int, self.pid), _RETIRE)
 
 
 class Workers(multiprocess.Multiprocess):
@@ -262,7 +277,6 @@ class Workers(multiprocess.Multiprocess):
         super().__init__(config, sockets)
         self.processes: list[Worker] = []  # type: ignore[assignment]
         self._retired: list[Worker] = []
-        self._forced = False
 
     def run(self) -> None:
         """Start them, keep them alive, and end them.
@@ -295,29 +309,30 @@ class Workers(multiprocess.Multiprocess):
 
     def handle_int(self) -> None:
         """Stop; for a second signal, at once."""
-        self._forced = self.should_exit.is_set()
-        super().handle_int()
+        self._stop(signal.SIGINT)
 
     def handle_term(self) -> None:
         """Stop; for a second signal, at once."""
-        self._forced = self.should_exit.is_set()
-        super().handle_term()
+        self._stop(signal.SIGTERM)
+
+    def _stop(self, number: int) -> None:
+        if self.should_exit.is_set():
+            for worker in [*self.processes, *self._retired]:
+                worker.process.kill()
+            _die(number)
+        _logger.info("Stopping all workers.")
+        self.should_exit.set()
 
     def _retire(self, worker: Worker) -> None:
-        worker.tell(_RETIRE)
+        worker.retire()
         self._retired = [each for each in self._retired if each.process.is_alive()] + [worker]
 
     def join_all(self) -> None:
-        """Wait for all; a second signal ends them at once."""
-        workers = [*self.processes, *self._retired]
-        while any(worker.process.is_alive() for worker in workers):
-            if self._forced:
-                self._forced = False
-                for worker in workers:
-                    worker.tell(_FORCE)
-            workers[0].process.join(_TICK)
-            workers = [worker for worker in workers if worker.process.is_alive()]
-            self.handle_signals()
+        """Wait for all, heeding signals meanwhile."""
+        for worker in [*self.processes, *self._retired]:
+            while worker.process.is_alive():
+                worker.process.join(_TICK)
+                self.handle_signals()
 
 
 def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
