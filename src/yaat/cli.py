@@ -70,7 +70,7 @@ def _grouped(options: Sequence[Field[Any]]) -> Iterator[tuple[str, list[Field[An
 
 def _add(section: argparse._ArgumentGroup, option: Field[Any], said: str) -> None:
     """Add the option that a setting is: its name, its type and its default."""
-    kind, many = _kind(option.type)
+    kind, many, optional = _kind(option.type)
     default: Any = option.default
     name = option.name.removesuffix("s") if many else option.name
     flag = f"--{name.replace('_', '-')}"
@@ -87,7 +87,7 @@ def _add(section: argparse._ArgumentGroup, option: Field[Any], said: str) -> Non
     section.add_argument(
         flag,
         dest=option.name,
-        type=kind if option.default is not None else _or_none(kind),
+        type=_or_none(kind) if optional else kind,
         default=list(default) if many else default,
         action="append" if many else "store",
         metavar={int: "N", float: "SECONDS", str: "TEXT"}[kind],
@@ -103,13 +103,13 @@ def _or_none(kind: type) -> Callable[[str], Any]:
     return parsed
 
 
-def _kind(annotation: Any) -> tuple[type, bool]:
-    """Return the type of a value on the command line, and whether there may be several."""
+def _kind(annotation: Any) -> tuple[type, bool, bool]:
+    """Return the type of a value, whether there may be several, and whether there may be none."""
     if typing.get_origin(annotation) is tuple:
-        return str, True
+        return str, True, False
     if isinstance(annotation, types.UnionType):
-        return typing.get_args(annotation)[0], False
-    return annotation, False
+        return typing.get_args(annotation)[0], False, True
+    return annotation, False, False
 
 
 def _shown(default: Any) -> str:

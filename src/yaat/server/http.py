@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -23,6 +24,8 @@ _COLON_AND_LINE_END: Final = 4
 _PIECE: Final = 4_096
 # A whole head may be so many times as long as one line.
 _LINES: Final = 8
+# So many files a process may open besides connections.
+_SPARE_FILES: Final = 64
 
 
 class State(ServerState):
@@ -31,12 +34,24 @@ class State(ServerState):
     Attributes:
         admission: Who may become a WebSocket connection.
         trusted: Whose X-Forwarded-For is believed.
+        most_files: With more connections than this, of any kind, the process could soon open no
+            file any more, and accept nothing.
     """
 
     def __init__(self, settings: ServerSettings, trusted: _TrustedHosts) -> None:
         super().__init__()
         self.admission = Admission(settings)
         self.trusted = trusted
+        self.most_files = _most_files()
+
+
+def _most_files() -> float:
+    try:
+        import resource
+    except ImportError:  # pragma: no cover - Windows
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else max(1, limit - _SPARE_FILES)
 
 
 class TooLargeError(Exception):
@@ -229,6 +244,8 @@ class HTTPProtocol(HttpToolsProtocol):
         admission = self.server_state.admission
         if admission.draining:
             return "the server stops"
+        if len(self.connections) > self.server_state.most_files:
+            return "the process has too many files open (ulimit -n)"
         return admission.enter(address) if admission.counts else None
 
     def _address(self) -> str:

@@ -244,11 +244,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer sent: first the head of the handshake, whole, as uvicorn gives it."""
-        if self._state is not State.OPEN and self._state is not State.CLOSING:
-            if self._state in _BEFORE:
-                self._receive_early(data)
-            else:
-                self._receive_late(data)
+        if self._state is not State.OPEN and self._takes_otherwise(data):
             return
         decoder = self._decoder
         self._heard = True
@@ -276,6 +272,16 @@ class WebSocketProtocol(asyncio.Protocol):
         if failure is not None:
             self._loop.call_soon(self._fail, failure.code, failure.reason)  # as a close is answered
 
+    def _takes_otherwise(self, data: bytes) -> bool:
+        """Take what comes before the connection is open, or behind its end; tell if it was that."""
+        if self._state in _BEFORE:
+            self._receive_early(data)
+            return True
+        if self._ending is not None and data:
+            self._receive_late(data)
+            return True
+        return False
+
     def _receive_early(self, data: bytes) -> None:
         """Take what comes when the connection is not yet open."""
         if self._state is State.CONNECTING and not self._transport.is_closing():
@@ -290,14 +296,17 @@ class WebSocketProtocol(asyncio.Protocol):
     def _receive_late(self, data: bytes) -> None:
         """Discard what comes behind the end, but for the answer to our close."""
         decoder = self._decoder
+        if decoder.held_back:
+            return  # that is the application's still
+        count = len(decoder.messages)
         try:
             decoder.feed(data)
             while decoder.held_back:
-                decoder.messages.clear()
+                del decoder.messages[count:]
                 decoder.feed(b"")
         except FrameError:
             self._hang_up()
-        decoder.messages.clear()
+        del decoder.messages[count:]
         if any(isinstance(control, Close) for control in decoder.controls):
             self._hang_up()
         decoder.controls.clear()
@@ -346,9 +355,6 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         self._write(codec.close_frame(_Code.SERVICE_RESTART))
         self._end(_Code.SERVICE_RESTART)
-        # What came before is still the application's.
-        self._ready = [*reversed(self._decoder.messages), *self._ready]
-        self._decoder.messages = []
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._resume()
@@ -641,9 +647,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def flush(self) -> None:
         """Hand over what was gathered."""
-        if self._gathered:
-            data = b"".join(self._gathered)
-            self._gathered.clear()
+        gathered = self._gathered
+        if len(gathered) == 1:
+            self._transport.write(gathered.pop())
+        elif gathered:
+            data = b"".join(gathered)
+            gathered.clear()
             self._transport.write(data)
 
     # The extension `yaat.wire`.
@@ -853,8 +862,9 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def _hang_up(self) -> None:
         """Close the transport; it has a while to hand over what is buffered."""
-        self.flush()
-        self._transport.close()
+        if not self._transport.is_closing():  # asyncio's on TLS cannot be closed twice
+            self.flush()
+            self._transport.close()
         self._disarm()
         # On TLS the peer's part in closing is waited for even if nothing is.
         if self._transport.get_write_buffer_size() or not self._transport.can_write_eof():
