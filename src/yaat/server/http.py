@@ -5,17 +5,17 @@ import logging
 import math
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.middleware.proxy_headers import _TrustedHosts
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from yaat.server import opening
 from yaat.server.admission import Admission, retry_after
 from yaat.server.protocol import FAREWELL, WebSocketProtocol
+from yaat.server.proxies import behind_proxy
 from yaat.server.settings import ServerSettings
 
 _logger = logging.getLogger("uvicorn.error")
@@ -33,15 +33,13 @@ class State(ServerState):
 
     Attributes:
         admission: Who may become a WebSocket connection.
-        trusted: Whose X-Forwarded-For is believed.
         most_files: With more connections than this, of any kind, the process could soon open no
             file any more, and accept nothing.
     """
 
-    def __init__(self, settings: ServerSettings, trusted: _TrustedHosts) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         super().__init__()
         self.admission = Admission(settings)
-        self.trusted = trusted
         self.most_files = _most_files()
 
 
@@ -249,14 +247,11 @@ class HTTPProtocol(HttpToolsProtocol):
         return admission.enter(address) if admission.counts else None
 
     def _address(self) -> str:
-        """Return the peer's address, as a proxy that is trusted tells it."""
-        peer = self.client[0] if self.client else None
-        trusted = self.server_state.trusted
-        if self.config.proxy_headers and peer in trusted:
-            told = [value for name, value in self.headers if name == b"x-forwarded-for"]
-            forwarded = b", ".join(told).decode("latin-1")
-            peer = (forwarded and trusted.get_trusted_client_address(forwarded)[0]) or peer
-        return peer or ""
+        """Return the peer's address, as a proxy that is trusted tells it; empty if it has none."""
+        scope = {"type": "websocket", "client": self.client, "headers": self.headers}
+        behind_proxy(self.config.loaded_app, scope)
+        client: Any = scope["client"]
+        return client[0] if client else ""
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or with a handshake that waited for this one."""
@@ -304,8 +299,3 @@ class HTTPProtocol(HttpToolsProtocol):
         if self.cycle.response_started:
             self.transport.close()
         return not self.cycle.response_started
-
-
-def trusted_by(config: Config) -> _TrustedHosts:
-    """Return whose X-Forwarded-For uvicorn believes."""
-    return _TrustedHosts(cast(str, config.forwarded_allow_ips))

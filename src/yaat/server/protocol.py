@@ -1,9 +1,7 @@
 """The protocol class that uvicorn loads: between a transport, the codec and an ASGI application."""
 
 import asyncio
-import contextlib
 import contextvars
-import copy
 import logging
 import math
 import sys
@@ -15,7 +13,6 @@ from typing import Any, ClassVar, Final, TypeVarTuple, Unpack, cast
 
 from uvicorn._types import WebSocketScope
 from uvicorn.config import Config
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.utils import (
     ClientDisconnected,
     get_client_addr,
@@ -51,11 +48,12 @@ from yaat.server.codec import Close, Decoder, FrameError, Ping
 from yaat.server.deflate import Deflate, negotiated
 from yaat.server.gathering import Gathering, gathering
 from yaat.server.opening import Denial, HandshakeError, Request
+from yaat.server.proxies import behind_proxy
 from yaat.server.settings import ServerSettings
 from yaat.server.wire import NAME as WIRE
 from yaat.server.wire import LossCallback, RoomCallback, Wire
 from yaat.turns import Turns
-from yaat.types import ASGIApp, Message, Scope
+from yaat.types import Message, Scope
 
 SPEC_VERSION: Final = "2.5"
 HANDLER: Final = "websocket"
@@ -426,7 +424,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Run the application, and end what it leaves open."""
         code = _Code.NORMAL_CLOSURE
         try:
-            app = _behind_proxy(self._config.loaded_app, scope)
+            app = behind_proxy(self._config.loaded_app, scope)
             await app(scope, self.receive, self.send)
         except BaseException as error:
             # ASGI, "Disconnected Client": that the peer has gone is no error, nor is what Starlette
@@ -915,29 +913,6 @@ class WebSocketProtocol(asyncio.Protocol):
             self._write(codec.close_frame(_Code.INTERNAL_ERROR, reason))
             self._end(_Code.ABNORMAL_CLOSURE, reason)
             self._hang_up()
-
-
-def _behind_proxy(app: Any, scope: Scope) -> ASGIApp:
-    """Let uvicorn's middleware for proxies change the scope, and return the application behind it.
-
-    It does no more than that; its coroutine need not stay for as long as the connection lives.
-    """
-    if type(app) is not ProxyHeadersMiddleware:
-        return cast(ASGIApp, app)
-    with contextlib.suppress(StopIteration):
-        _alone(app)(scope, _nothing, _nothing).send(None)  # type: ignore[arg-type]
-    return cast(ASGIApp, app.app)
-
-
-@lru_cache(maxsize=16)
-def _alone(middleware: ProxyHeadersMiddleware) -> ProxyHeadersMiddleware:
-    alone = copy.copy(middleware)
-    alone.app = _nothing
-    return alone
-
-
-async def _nothing(*_: object) -> Any:
-    """Be an application that does nothing."""
 
 
 def _addresses(transport: asyncio.Transport) -> tuple[object, object]:

@@ -19,7 +19,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, multiprocess
 
 from yaat.exceptions import UsageError
-from yaat.server.http import HTTPProtocol, State, trusted_by
+from yaat.server.http import HTTPProtocol, State
 from yaat.server.protocol import FAREWELL, HANDLER, WebSocketProtocol
 from yaat.server.settings import ServerSettings
 from yaat.types import ASGIApp
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.server_state: State = State(config.settings, trusted_by(config))
+        self.server_state: State = State(config.settings)
         self._retires = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
