@@ -50,6 +50,7 @@ from yaat.server.gathering import Gathering, gathering
 from yaat.server.opening import Denial, HandshakeError, Request
 from yaat.server.proxies import behind_proxy
 from yaat.server.settings import ServerSettings
+from yaat.server.sweep import Sweep, Swept, sweep
 from yaat.server.wire import NAME as WIRE
 from yaat.server.wire import LossCallback, RoomCallback, Wire
 from yaat.turns import Turns
@@ -86,6 +87,8 @@ _CONNECT = object()  # what stands in the queue for websocket.connect
 _PING_FRAME = codec.head(codec.PING, 0)
 # The idle timeout is looked at so many times; a time stamp for each message would cost more.
 _QUARTERS = 4
+# A ping may be late by this part of its interval, or of its timeout: a second, by default.
+_STEPS = 20
 # What a class keeps to by itself, without `yaat run`.
 _OWN = frozenset(
     {
@@ -138,6 +141,7 @@ class WebSocketProtocol(asyncio.Protocol):
     __slots__ = (
         "_app_state",
         "_blocked",
+        "_bucket",
         "_config",
         "_connections",
         "_decoder",
@@ -163,9 +167,11 @@ class WebSocketProtocol(asyncio.Protocol):
         "_server_state",
         "_settings",
         "_state",
+        "_sweep",
         "_timer",
         "_transport",
         "_turns",
+        "_waited",
         "_waiter",
         "_window",
     )
@@ -225,8 +231,12 @@ class WebSocketProtocol(asyncio.Protocol):
         # How it ends.
         self._on_loss: list[LossCallback] | None = None
         self._leave: Callable[[], None] | None = None
-        # The one thing that is waited for; and whether the peer was heard of since our last ping.
+        # The one end that is waited for; until then it is looked after the peer: for how long we
+        # have waited for a sign of life (None: we have not asked), and whether there was one.
         self._timer: asyncio.TimerHandle | None = None
+        self._sweep: Sweep | None = None
+        self._bucket: set[Swept] | None = None
+        self._waited: float | None = None
         self._heard = False
         # And for how many quarters of the idle timeout there has been no message.
         self._idle: asyncio.TimerHandle | None = None
@@ -731,7 +741,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._write(opening.accepted(request, subprotocol, extensions, headers))
         self._request = self._scope = None
         if self._config.ws_ping_interval:
-            self._arm(self._config.ws_ping_interval, self._send_ping)
+            self._look_after(self._config.ws_ping_interval, self._config.ws_ping_timeout)
         if self._settings.idle_timeout is not None:
             self._look_idle(self._settings.idle_timeout)
         self._tell_room()
@@ -879,6 +889,9 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._bucket is not None:
+            self._bucket.discard(self)
+            self._bucket = None
 
     def _look_idle(self, timeout: float) -> None:
         """End the connection if no message went either way for `timeout` seconds."""
@@ -888,8 +901,24 @@ class WebSocketProtocol(asyncio.Protocol):
         self._quiet += 1
         self._idle = self._loop.call_later(timeout / _QUARTERS, self._look_idle, timeout)
 
+    def _look_after(self, interval: float, timeout: float | None) -> None:
+        """Begin to ask whether the peer is there."""
+        self._sweep = sweep(self._loop, min(interval, timeout or interval) / _STEPS)
+        self._look_in(interval, None)
+
+    def _look_in(self, seconds: float, waited: float | None) -> None:
+        assert self._sweep is not None
+        self._waited = waited
+        self._bucket = self._sweep.put(self, seconds, self._loop)
+
+    def look(self) -> None:
+        """Ask whether the peer is there, or see whether it has answered."""
+        if self._waited is None:
+            self._send_ping()
+        else:
+            self._await_sign_of_life(self._waited)
+
     def _send_ping(self) -> None:
-        """Ask whether the peer is there."""
         self._heard = False
         self._write(_PING_FRAME)
         self._await_sign_of_life(0.0)
@@ -904,10 +933,13 @@ class WebSocketProtocol(asyncio.Protocol):
         timeout = self._config.ws_ping_timeout or math.inf
         # While reading is paused, nothing can be heard.
         if self._heard or self._paused or (waited >= interval and timeout == math.inf):
-            self._arm(max(0.0, interval - waited), self._send_ping)
+            if waited < interval:
+                self._look_in(interval - waited, None)
+            else:
+                self._send_ping()
         elif waited < timeout:
             step = min(interval, timeout - waited)
-            self._arm(step, self._await_sign_of_life, waited + step)
+            self._look_in(step, waited + step)
         else:
             reason = "keepalive ping timeout"
             self._write(codec.close_frame(_Code.INTERNAL_ERROR, reason))
