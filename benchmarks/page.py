@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-BEGIN, END = "<!-- a run begins -->", "<!-- a run ends -->"
-
 
 class Copy(io.StringIO):
     """Keeps what it passes on to the terminal."""
@@ -18,16 +16,17 @@ class Copy(io.StringIO):
 
 
 @contextmanager
-def written(page: Path | None) -> Iterator[None]:
+def written(page: Path | None, what: str = "a run") -> Iterator[None]:
     """Put all that is printed between the page's two marks, once all of it was printed."""
     if page is None:
         yield
         return
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, found, after = rest.partition(END)
+    begin, end = f"<!-- {what} begins -->", f"<!-- {what} ends -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise SystemExit(f"{page} has no {BEGIN} and {END}")
+        raise SystemExit(f"{page} has no {begin} and {end}")
     with redirect_stdout(Copy()) as copy:
         yield
     report = copy.getvalue().strip()
-    page.write_text(f"{before}{BEGIN}\n\n{report}\n\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{begin}\n\n{report}\n\n{end}{after}", encoding="utf-8")

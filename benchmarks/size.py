@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import processors
+from benchmarks import page, processors
 from benchmarks.figures import table
 from benchmarks.server import raise_file_limit
 from benchmarks.servers import memory
@@ -57,17 +57,16 @@ class Pings:
 def main() -> None:
     given = arguments()
     raise_file_limit()
-    print(
-        f"\n## Size\n\n{given.sockets:,} idle sockets a process, permessage-deflate negotiated.\n"
-    )
-    lines = [*one_process(given.sockets, given.interval), *two_workers(given.sockets)]
-    print(table(["", "measured", "aim"], lines))
+    with page.written(given.page, "a size"):
+        lines = [*one_process(given.sockets, given.interval), *two_workers(given.sockets)]
+        print(table(["", "measured", "aim"], lines))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.size", description=__doc__)
     parser.add_argument("--sockets", type=int, default=10_000, help="of each process")
     parser.add_argument("--interval", type=float, default=INTERVAL, help="between two pings")
+    parser.add_argument("--page", type=Path, help="a page to put the table into, between marks")
     return parser.parse_args()
 
 

@@ -265,7 +265,10 @@ def test_a_frame_reaches_all_of_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answers", "found"),
     [
-        ("[] if number == 3 and text[7] == '2' else [sent]", "message 2 did not reach all 10 receivers"),
+        (
+            "[] if number == 3 and text[7] == '2' else [sent]",
+            "message 2 did not reach all 10 receivers",
+        ),
         ("[sent] * (1 + (number == 3 and text[7] == '2'))", "not published|message 3: other bytes"),
         ("[{'text': before}] if number == 3 else [sent]", "message 2: other bytes"),
         ("[{'text': before}]", "message 2 is b'00000001"),
@@ -286,10 +289,14 @@ def test_the_load_follows_every_receiver(tmp_path: Path, answers: str, found: st
     assert re.search(found, done.stderr)
 
 
-def test_very_many_sockets_are_weighed_and_pinged() -> None:
-    command = [sys.executable, "-m", "benchmarks.size", "--sockets", "40", "--interval", "0.4"]
+def test_very_many_sockets_are_weighed_and_pinged(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- a size begins -->\n<!-- a size ends -->\n")
+    few = ["--sockets", "40", "--interval", "0.4", "--page", str(page)]
+    command = [sys.executable, "-m", "benchmarks.size", *few]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in page.read_text()
     one, echoed, pings, more_pings, *two = rows_of(done.stdout)
     assert one.startswith("| 40 sockets, accepted")
     assert echoed.startswith("| 40 sockets, each has echoed")
