@@ -137,6 +137,9 @@ SPECS: Mapping[str, ServerSpec] = {
     for spec in (
         ServerSpec("yaat-uvloop", uvicorn(OURS, "uvloop", "httptools")),
         ServerSpec("yaat-asyncio", uvicorn(OURS, "asyncio", "h11")),
+        # And what `yaat run` serves with, which has an HTTP class of ours too.
+        ServerSpec("yaat-run-uvloop", yaat_run("uvloop")),
+        ServerSpec("yaat-run-asyncio", yaat_run("asyncio")),
         # websockets-sansio and wsproto report a lost connection as if the close frame was empty.
         ServerSpec(
             "uvicorn-sansio",

@@ -139,7 +139,7 @@ async def test_it_answers_as_uvicorn_does(ours: Server, theirs: Server, what: st
 
 
 async def test_garbage_behind_a_request_is_not_its_answer(ours: Server) -> None:
-    """uvicorn would answer 400 in its place."""
+    """It is hung up behind that: uvicorn would answer 400 in its place."""
     async with nothing_leaks(ours), dialled(ours) as raw:
         await raw.send(request("/") + b"?\r\n\r\n")
         assert (await raw.answer()).body == b"a page"

@@ -177,6 +177,10 @@ async def pid(scope: Message, receive: Any, send: Any) -> None:
     await answer(send, b"%d" % os.getpid(), (b"connection", b"close"))
 
 
+async def loop(scope: Message, receive: Any, send: Any) -> None:
+    await answer(send, type(asyncio.get_running_loop()).__module__.encode())
+
+
 async def log(scope: Message, receive: Any, send: Any) -> None:
     """Log a line at the level that the path names, as this application and as the server."""
     level = steps(scope)[1]
@@ -216,6 +220,7 @@ HTTP: dict[str, Handler] = {
     "closing": closing,
     "nothing": nothing,
     "pid": pid,
+    "loop": loop,
     "log": log,
     "held": held,
 }
