@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         section = serving.add_argument_group(group)
         for option in options:
             _add(section, option, settings.described()[option.name])
-    given: dict[str, Any] = vars(parser.parse_args(arguments))
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        serving.error(f"unknown: {' '.join(unknown)}")
+    given: dict[str, Any] = vars(known)
     app: str = given.pop("app")
     try:
         server.run(app, settings.ServerSettings(**_frozen(given)))

@@ -7,6 +7,7 @@ It needs the extra `yaat[server]`.
 """
 
 try:
+    import httptools  # noqa: F401
     import uvicorn  # noqa: F401
     import websockets  # noqa: F401
 except ImportError as missing:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import httptools
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from yaat.server import opening
@@ -88,6 +88,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self._unparsed = 0
         self._is_handshake = False
         self._answered = False
+        # The request that is being answered; more may be queued behind it.
+        self._running: RequestResponseCycle | None = None
         # A handshake behind a request that is being answered: what came behind it.
         self._next: bytes | None = None
 
@@ -103,7 +105,7 @@ class HTTPProtocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._running is not None and not self._running.response_complete
 
     def _bound_wait(self) -> None:
         """Bound the wait for a head; it begins when the request before is answered."""
@@ -126,6 +128,9 @@ class HTTPProtocol(HttpToolsProtocol):
         """Parse what came."""
         if self._answered:
             return
+        if self._next is not None:
+            self._next = self._kept(self._next, data)
+            return
         self._unset_keepalive_if_required()
         try:
             early = self._parse(data)
@@ -136,13 +141,17 @@ class HTTPProtocol(HttpToolsProtocol):
         else:
             if early is None:
                 self._bound_wait()
-            elif self._is_handshake:
-                self._upgrade(early)
             else:
-                self._unsupported_upgrade_warning()
+                self._upgrade(early)
+
+    def _kept(self, waiting: bytes, data: bytes) -> bytes:
+        """Keep what comes behind a handshake that waits; the request before it may read on."""
+        if len(waiting) + len(data) > self._settings.read_buffer:
+            self.flow.pause_reading()
+        return waiting + data
 
     def _parse(self, data: bytes) -> bytes | None:
-        """Parse what came; return what is behind a request that asks for another protocol."""
+        """Parse what came; return what is behind a handshake."""
         at = 0
         while at < len(data):
             in_body = self.cycle is not None and self.cycle.more_body and not self._has_begun
@@ -151,7 +160,11 @@ class HTTPProtocol(HttpToolsProtocol):
             try:
                 self.parser.feed_data(piece)
             except httptools.HttpParserUpgrade as upgrade:
-                return data[at + upgrade.args[0] :]
+                if self._is_handshake:
+                    return data[at + upgrade.args[0] :]
+                self._unsupported_upgrade_warning()
+                at += upgrade.args[0]
+                continue
             if self._unparsed > self._settings.max_header_bytes:
                 raise TooLargeError
             at += len(piece)
@@ -214,6 +227,10 @@ class HTTPProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         return self._is_handshake
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     # How it goes on.
 
     def _upgrade(self, early: bytes) -> None:
@@ -235,6 +252,8 @@ class HTTPProtocol(HttpToolsProtocol):
         protocol.connection_made(self.transport)
         handshake = partial(opening.requested, self.parser.get_method(), self.url, self.headers)
         protocol.open(handshake, early, leave)
+        if self.flow.write_paused:  # the transport says so once
+            protocol.pause_writing()
         self.transport.set_protocol(protocol)
         self.parser = None  # each holds the other
 
@@ -290,12 +309,18 @@ class HTTPProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _abandons(self) -> bool:
-        """End the request that is being answered; tell whether an answer of ours may follow."""
-        if not self.cycle.more_body:  # it was whole: what is wrong came behind it
-            self.cycle.keep_alive = False
+        """End the request that is broken; tell whether an answer of ours may follow."""
+        broken = self.cycle
+        last: RequestResponseCycle | None = broken
+        if broken.more_body and self.pipeline:  # it waits for its turn, and will not have it
+            self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else self._running
+        if last is not None and (last is not broken or not broken.more_body):
+            last.keep_alive = False  # what is wrong came behind it
             return False
-        self.cycle.disconnected = True
-        self.cycle.message_event.set()
-        if self.cycle.response_started:
+        broken.disconnected = True
+        broken.waiting_for_100_continue = False
+        broken.message_event.set()
+        if broken.response_started:
             self.transport.close()
-        return not self.cycle.response_started
+        return not broken.response_started

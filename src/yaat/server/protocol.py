@@ -44,7 +44,7 @@ from yaat.lifecycle import (
     move,
 )
 from yaat.server import codec, opening
-from yaat.server.codec import Close, Decoder, FrameError, Ping
+from yaat.server.codec import LONG, Close, Decoder, FrameError, Ping
 from yaat.server.deflate import Deflate, negotiated
 from yaat.server.gathering import Gathering, gathering
 from yaat.server.opening import Denial, HandshakeError, Request
@@ -81,6 +81,7 @@ bytes(8 << 20)
 _logger = logging.getLogger("uvicorn.error")
 Ts = TypeVarTuple("Ts")
 _Code = WebSocketCloseEvent
+_OPEN: Final = State.OPEN  # on Python 3.11 to look a member up costs 50 ns, many times a message
 _BEFORE = (State.CONNECTING, State.PENDING, State.DENYING)
 _OF_APPLICATIONS = OUTGOING - {RESPONSE_END}
 _CONNECT = object()  # what stands in the queue for websocket.connect
@@ -252,7 +253,7 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer sent: first the head of the handshake, whole, as uvicorn gives it."""
-        if self._state is not State.OPEN and self._takes_otherwise(data):
+        if self._state is not _OPEN and self._takes_otherwise(data):
             return
         decoder = self._decoder
         self._heard = True
@@ -307,10 +308,12 @@ class WebSocketProtocol(asyncio.Protocol):
         if decoder.held_back:
             return  # that is the application's still
         count = len(decoder.messages)
+        decoder.unread = 0
         try:
             decoder.feed(data)
             while decoder.held_back:
                 del decoder.messages[count:]
+                decoder.unread = 0
                 decoder.feed(b"")
         except FrameError:
             self._hang_up()
@@ -346,7 +349,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let the first who waits send."""
         self._blocked = False
-        if self._ping is not None and self._state is State.OPEN:
+        if self._ping is not None and self._state is _OPEN:
             self._write(codec.pong_frame(self._ping))
         self._ping = None
         self._yield_turn()
@@ -355,7 +358,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """End the connection because the server stops."""
         if self._ending is not None:
             return  # it is about to be over
-        if self._state is not State.OPEN:
+        if self._state is not _OPEN:
             if self._is_unanswered:
                 self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
             self._end(_Code.SERVICE_RESTART)
@@ -365,7 +368,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._end(_Code.SERVICE_RESTART)
         if self._transport.can_write_eof():
             self._transport.write_eof()
-        self._resume()
+        self._listen_on()
         self._arm(min(FAREWELL, self._settings.close_timeout), self._transport.abort)
 
     # The handshake.
@@ -446,7 +449,7 @@ class WebSocketProtocol(asyncio.Protocol):
             if not (is_departure and has_gone):
                 _logger.exception("Exception in ASGI application\n")
             code = _Code.INTERNAL_ERROR
-        if self._state is State.OPEN:
+        if self._state is _OPEN:
             self._state = move(self._state, CLOSE)
             self._close({"code": code})
         elif self._state is State.PENDING or self._state is State.DENYING:
@@ -546,7 +549,7 @@ class WebSocketProtocol(asyncio.Protocol):
             TypeError: A value of another type than ASGI says.
         """
         if not self._turns.taken:
-            if self._state is State.OPEN and message.get("type") == SEND:
+            if self._state is _OPEN and message.get("type") == SEND:
                 self._send(message)
             else:
                 self._hand_over(message)
@@ -554,7 +557,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._in_a_row = 0
                 await asyncio.sleep(0)
             return
-        if message.get("type") == CLOSE and self._state is State.OPEN:
+        if message.get("type") == CLOSE and self._state is _OPEN:
             await self._take_turn_to_close()
         else:
             await self._take_turn()
@@ -588,7 +591,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _hand_over(self, message: Message) -> None:
         """Do what an event says, if the table says that it is legal."""
         kind, before = message.get("type"), self._state
-        if kind == SEND and before is State.OPEN:
+        if kind == SEND and before is _OPEN:
             self._send(message)
             return
         if kind not in _OF_APPLICATIONS:
@@ -622,7 +625,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._deflate is not None and len(payload) >= self._settings.compress_from:
             opcode, payload = self._compressed(self._deflate, opcode, payload)
         head = codec.head(opcode, len(payload))
-        if len(payload) >= codec.LONG:
+        if len(payload) >= LONG:
             self.flush()
             if WRITELINES_PAUSES:
                 self._transport.writelines((head, payload))
@@ -673,7 +676,7 @@ class WebSocketProtocol(asyncio.Protocol):
             nothing was taken, as the connection is not open, more than `write_buffer` bytes wait
             for the peer, or a `send()` waits for its turn.
         """
-        if self._turns.taken or self._state is not State.OPEN or self._transport.is_closing():
+        if self._turns.taken or self._state is not _OPEN:
             return False
         data = frame.encodings.get(self._window) or self._encoded(frame)
         self._quiet = 0
@@ -681,7 +684,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if not gathered:
             self._gathering.add(self, self._loop)
         gathered.append(data)
-        if len(data) >= codec.LONG or len(gathered) >= MOST_GATHERED:
+        if len(data) >= LONG or len(gathered) >= MOST_GATHERED:
             self.flush()
         return True
 
@@ -709,10 +712,15 @@ class WebSocketProtocol(asyncio.Protocol):
             self._tell_room()
 
     def _tell_room(self) -> None:
-        if self._on_room is not None and self._state is State.OPEN and not self._turns.taken:
-            callbacks, self._on_room = self._on_room, None
-            for callback in callbacks:
-                self._loop.call_soon(callback)
+        if self._on_room is not None:
+            self._loop.call_soon(self._call_room)
+
+    def _call_room(self) -> None:
+        if self._on_room is None or self._state is not _OPEN or self._turns.taken:
+            return  # whoever gives the turn back tells once more
+        callbacks, self._on_room = self._on_room, None
+        for callback in callbacks:
+            self._loop.call_soon(callback)
 
     def on_loss(self, callback: LossCallback) -> None:
         """Call `callback(code, reason)` once, in a turn of the loop to come, at the end.
@@ -725,7 +733,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._loop.call_soon(callback, *self._ending)
             return
         self._on_loss = [*(self._on_loss or ()), callback]
-        if self._paused and not self._is_full(self._decoder):
+        if self._state is _OPEN and self._paused and not self._is_full(self._decoder):
             self._resume()
 
     # What the events of an application do.
@@ -802,7 +810,7 @@ class WebSocketProtocol(asyncio.Protocol):
         pings = [control for control in decoder.controls if isinstance(control, Ping)]
         last = decoder.controls[-1]
         decoder.controls.clear()
-        if pings and self._state is State.OPEN:
+        if pings and self._state is _OPEN:
             self._pong(pings)
         if isinstance(last, Close):
             # An application that waits for messages first answers those that came before. 5.5.1:
@@ -815,7 +823,7 @@ class WebSocketProtocol(asyncio.Protocol):
         # code it received".
         if self._ending is not None:  # it was lost meanwhile
             return
-        if self._state is State.OPEN:
+        if self._state is _OPEN:
             self._write(codec.close_frame(close.code))
         self._end(close.code, close.reason)
         self._hang_up()
@@ -832,7 +840,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Fail the connection (7.1.7): say why, hear no more, and hang up."""
         if self._ending is not None:  # it was lost before it could fail
             return
-        if self._state is State.OPEN:
+        if self._state is _OPEN:
             self._write(codec.close_frame(code, reason))
             self._end(code, reason)
         else:
@@ -842,8 +850,13 @@ class WebSocketProtocol(asyncio.Protocol):
             return
         # With a FIN the peer hangs up. If we did while it sends, a reset might overtake our close.
         self._transport.write_eof()
-        self._resume()
+        self._listen_on()
         self._arm(self._settings.close_timeout, self._transport.abort)
+
+    def _listen_on(self) -> None:
+        """Read until the peer hangs up, though the application may have more to ask for."""
+        self._resume()
+        self._paused = self._decoder.held_back
 
     def _miss(self) -> None:
         """End the connection: the peer has closed its half, without a close frame or behind it."""
@@ -864,9 +877,6 @@ class WebSocketProtocol(asyncio.Protocol):
             self._wake()
             self._blocked = False
             self._turns.give()
-            if self._idle is not None:
-                self._idle.cancel()
-                self._idle = None
 
     def _hang_up(self) -> None:
         """Close the transport; it has a while to hand over what is buffered."""
@@ -886,9 +896,10 @@ class WebSocketProtocol(asyncio.Protocol):
         self._timer = self._loop.call_later(seconds, callback, *arguments)
 
     def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._idle):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._idle = None
         if self._bucket is not None:
             self._bucket.discard(self)
             self._bucket = None

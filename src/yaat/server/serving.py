@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import stat
 import sys
 from collections.abc import Collection, Iterator
@@ -73,14 +74,52 @@ class Config(uvicorn.Config):
 
     def bind_socket(self) -> socket.socket:
         """Return the socket to listen on; ends the process if it cannot be had."""
+        try:
+            return self._bound()
+        except OSError as error:
+            _logger.error("Cannot listen on %s: %s", self._wanted, error)  # noqa: TRY400
+            sys.exit(STARTUP_FAILURE)
+
+    @property
+    def _wanted(self) -> str:
+        if self.fd is not None:
+            return f"file descriptor {self.fd}"
+        return self.uds or f"{self.host}, port {self.port}"
+
+    def _bound(self) -> socket.socket:
         if self.fd is not None:
             # Its family is asked for; uvicorn takes each for a unix socket.
-            given = socket.socket(fileno=os.dup(self.fd))
-            _logger.info("Uvicorn running on socket %s (Press CTRL+C to quit)", given.getsockname())
-            return given
+            return socket.socket(fileno=os.dup(self.fd))
         if self.uds is not None:
-            remove_socket(self.uds)
-        return super().bind_socket()
+            return _bound_to_path(self.uds)
+        bound = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((self.host, self.port))
+        except OSError:
+            bound.close()
+            raise
+        return bound
+
+    def announce(self, listener: socket.socket) -> None:
+        """Log where it listens, in uvicorn's words."""
+        where = listener.getsockname()
+        if isinstance(where, tuple):
+            host = f"[{where[0]}]" if ":" in where[0] else where[0]
+            where = f"{'https' if self.is_ssl else 'http'}://{host}:{where[1]}"
+        _logger.info("Uvicorn running on %s (Press CTRL+C to quit)", where)
+
+
+def _bound_to_path(path: str) -> socket.socket:
+    remove_socket(path)
+    bound = socket.socket(socket.AF_UNIX)
+    try:
+        bound.bind(path)
+    except OSError:
+        bound.close()
+        raise
+    Path(path).chmod(0o666)  # as uvicorn does: a proxy is another user
+    return bound
 
 
 def _options(settings: ServerSettings) -> dict[str, Any]:
@@ -137,6 +176,9 @@ class Server(uvicorn.Server):
             for listener in sockets or ()
         ]
         self.started = True
+        if not config.use_subprocess:
+            for listener in sockets or ():
+                config.announce(listener)
 
     def _protocol(self) -> asyncio.Protocol:
         return HTTPProtocol(self.config, self.server_state, self.lifespan.state)
@@ -171,6 +213,8 @@ class Server(uvicorn.Server):
         if self.server_state.tasks:
             # asyncio would wait for them without end.
             _logger.error("%d handlers refuse to be cancelled.", len(self.server_state.tasks))
+            if self.config.uds is not None:
+                remove_socket(self.config.uds)
             logging.shutdown()
             os._exit(1)
 
@@ -196,7 +240,7 @@ class Server(uvicorn.Server):
         await _ended(cast(set[Any], state.connections), FAREWELL)
         if state.tasks:
             _cancel(state.tasks)
-            await _ended(state.tasks, settings.handler_timeout)
+            await _ended(state.tasks, FAREWELL)
         await self.lifespan.shutdown()
 
     def _stop_listening(self) -> None:
@@ -243,6 +287,17 @@ def _die(number: int) -> NoReturn:
     os._exit(128 + number)  # the kernel spares the first process of a container (PID 1)
 
 
+class Reloader(ChangeReload):  # type: ignore[misc, valid-type]
+    """uvicorn's supervisor that starts a new process when a file has changed."""
+
+    def signal_handler(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; for a second signal, at once."""
+        if self.should_exit.is_set():
+            self.process.kill()
+            _die(sig)
+        super().signal_handler(sig, frame)
+
+
 class Worker(multiprocess.Process):
     """A process that serves beside others."""
 
@@ -252,6 +307,16 @@ class Worker(multiprocess.Process):
         if self._server is None:
             self._server = Server(cast(Config, self.config))
         return cast(Server, self._server)
+
+    def target(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve; who cannot even start says so to the parent, which would start it for ever."""
+        try:
+            super().target(sockets)
+        except Exception:
+            if self.server.started:
+                raise
+            _logger.exception("A worker cannot start.")
+            sys.exit(STARTUP_FAILURE)
 
     def always_pong(self) -> None:
         """Answer the parent, until it waits for our end."""
@@ -325,7 +390,12 @@ class Workers(multiprocess.Multiprocess):
 
     def _retire(self, worker: Worker) -> None:
         worker.retire()
-        self._retired = [each for each in self._retired if each.process.is_alive()] + [worker]
+        self._retired.append(worker)
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace who has died; forget who has retired."""
+        self._retired = [worker for worker in self._retired if worker.process.is_alive()]
+        super().keep_subprocess_alive()
 
     def join_all(self) -> None:
         """Wait for all, heeding signals meanwhile."""
@@ -347,9 +417,14 @@ def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
         SystemExit: It could not be started; the log says why.
     """
     settings = settings or ServerSettings()
+    check(app, settings)
     sys.path.insert(0, str(Path(settings.app_dir).resolve()))
-    config = Config(app, settings)
-    check(app, config)
+    try:
+        config = Config(app, settings)
+    except Exception as error:  # whatever a file that sets up logging makes of it
+        raise UsageError(f"these settings cannot be used: {error!r}") from error
+    if not config.use_subprocess:
+        config.load_app()
     listener = config.bind_socket()
     try:
         _serve(config, listener)
@@ -359,23 +434,47 @@ def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
             remove_socket(config.uds)
 
 
-def check(app: ASGIApp | str, config: Config) -> None:
+def check(app: ASGIApp | str, settings: ServerSettings) -> None:
     """Refuse what cannot work, before anything is started.
 
     Raises:
         UsageError: It says what to do.
     """
-    if config.use_subprocess and not isinstance(app, str):
+    if (settings.reload or _workers(settings) > 1) and not isinstance(app, str):
         raise UsageError("workers and reload import the application: give it as 'module:name'")
-    if config.use_subprocess:
+    _check_tls(settings)
+
+
+def _workers(settings: ServerSettings) -> int:
+    if settings.workers is not None:
+        return settings.workers
+    told = os.environ.get("WEB_CONCURRENCY", "1")
+    if not told.isdecimal():
+        raise UsageError(f"$WEB_CONCURRENCY is the number of workers, not {told!r}")
+    return int(told)
+
+
+def _check_tls(settings: ServerSettings) -> None:
+    certificate, key = settings.ssl_certfile, settings.ssl_keyfile
+    if certificate is None:
+        if key is not None:
+            raise UsageError("a ssl_keyfile is the key of a certificate: give its ssl_certfile")
         return
-    config.load_app()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key, settings.ssl_keyfile_password)
+        if settings.ssl_ca_certs is not None:
+            context.load_verify_locations(settings.ssl_ca_certs)
+    except OSError as error:
+        raise UsageError(f"the certificate {certificate!r} cannot be used: {error}") from error
 
 
 def _serve(config: Config, listener: socket.socket) -> None:
     server = Server(config)
+    if config.use_subprocess:
+        config.announce(listener)
     if config.should_reload:
-        ChangeReload(config, target=server.run, sockets=[listener]).run()
+        Reloader(config, target=server.run, sockets=[listener]).run()
     elif config.workers > 1:
         Workers(config, sockets=[listener]).run()
     else:

@@ -143,6 +143,8 @@ class ServerSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise ArgumentError(f"ServerSettings.{name} must not be below 0, but is {value!r}")
+        if self.port > _MOST_PORTS:
+            raise ArgumentError(f"ServerSettings.port is at most {_MOST_PORTS}, not {self.port}")
         for name, choices in _CHOICES.items():
             if (value := getattr(self, name)) not in choices:
                 known = ", ".join(map(str, choices))
@@ -153,6 +155,7 @@ class ServerSettings:
         return replace(self, **changes)
 
 
+_MOST_PORTS = 65_535
 _ABOVE_ZERO = (
     "backlog",
     "workers",
