@@ -7,19 +7,25 @@ is full at this very message, a loss between two turns of the loop, twenty secon
 import asyncio
 import contextvars
 import functools
+import inspect
 import logging
+import zlib
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec
 
 import pytest
 import uvloop
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from uvicorn.config import Config
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 
 from fuzz.frames import deflated, frame
 from scripted import idle, in_scripted_time
 from yaat.exceptions import ArgumentError, StateError, WebSocketDisconnect
+from yaat.frames import Frame
 from yaat.lifecycle import (
     ACCEPT,
     CLOSE,
@@ -34,8 +40,9 @@ from yaat.lifecycle import (
     SEND,
     State,
 )
-from yaat.server import ServerSettings, WebSocketProtocol, codec, protocol
-from yaat.server.protocol import MOST_GATHERED, MOST_IN_A_ROW
+from yaat.server import ServerSettings, WebSocketProtocol, codec, opening, protocol
+from yaat.server.codec import Decoder
+from yaat.server.protocol import FAREWELL, HANDLER, MOST_GATHERED, MOST_IN_A_ROW
 from yaat.types import ASGIApp, Message, Receive, Scope, Send
 
 P = ParamSpec("P")
@@ -340,7 +347,10 @@ async def test_the_scope_says_what_the_handshake_said() -> None:
         "headers": stage.given["headers"],
         "subprotocols": [],
         "state": {"shared": 1},
-        "extensions": {"websocket.http.response": {}},
+        "extensions": {
+            "websocket.http.response": {},
+            "yaat.wire": stage.given["extensions"]["yaat.wire"],
+        },
     }
     assert stage.transport.limits == (HASTY.write_buffer, None)
     assert stage.connections == [stage.protocol]
@@ -1263,7 +1273,7 @@ async def test_answers_go_before_a_failure(*, can_write_eof: bool) -> None:
     stage.bring(text("nor this"))
     await stage.hang_up()
     assert len(stage.sent) == 3
-    assert stage.calls[1:] == ["close"]
+    assert stage.calls[1:] == ["close"] * can_write_eof  # a transport is closed but once
 
 
 @pytest.mark.parametrize("last", [PEERS_CLOSE, BROKEN], ids=["close", "wrong"])
@@ -1374,6 +1384,7 @@ async def test_a_close_when_the_application_ends(
         (None, False),
         (ClientDisconnected(), False),
         (WebSocketDisconnect(1006), False),
+        (asyncio.CancelledError(), False),
         (LookupError(), True),
     ],
 )
@@ -1404,13 +1415,13 @@ async def test_a_close_that_nobody_answers_is_waited_for_so_long_and_no_longer()
     assert stage.state is State.CLOSED
 
 
-@pytest.mark.parametrize("end", ["refusal", "peer", "wrong", "wrong over TLS", "hang up", "stop"])
+@pytest.mark.parametrize("end", ["refusal", "peer", "wrong", "wrong over TLS", "hang up"])
 @in_no_time
 async def test_who_does_not_go_is_cut(end: str) -> None:
     stage = Stage(can_write_eof=end != "wrong over TLS")
     await (stage.begun() if end == "refusal" else stage.opened())
     stage.transport.stuck = True
-    if end in {"peer", "hang up", "stop"}:
+    if end in {"peer", "hang up"}:
         await stage.say("not read")
     match end:
         case "refusal":
@@ -1419,8 +1430,6 @@ async def test_who_does_not_go_is_cut(end: str) -> None:
             stage.bring(PEERS_CLOSE)
         case "hang up":
             await stage.hang_up()
-        case "stop":
-            stage.protocol.shutdown()
         case _:
             stage.bring(BROKEN)
     first = ["write_eof" if end == "wrong" else "close"]
@@ -1433,7 +1442,7 @@ async def test_who_does_not_go_is_cut(end: str) -> None:
     assert stage.calls == [*first, "abort"]
 
 
-@pytest.mark.parametrize("end", ["refusal", "peer", "hang up", "stop"])
+@pytest.mark.parametrize("end", ["refusal", "peer", "hang up"])
 @in_no_time
 async def test_nothing_is_waited_for_where_nothing_is_left_to_send(end: str) -> None:
     stage = Stage(ws_ping_interval=1)
@@ -1445,21 +1454,20 @@ async def test_nothing_is_waited_for_where_nothing_is_left_to_send(end: str) -> 
             stage.bring(PEERS_CLOSE)
         case "hang up":
             await stage.hang_up()
-        case "stop":
-            stage.protocol.shutdown()
     await asyncio.sleep(20)
     assert stage.calls == ["close"]
     assert (codec.PING, b"") not in frames(stage.written if end != "refusal" else b"")
 
 
-# What is written when the server stops, what the application is told, and which state follows.
+# What is written when the server stops, what is asked of the transport, what the application is
+# told, and which state follows.
 STOPS = {
-    State.CONNECTING: (b"", None, State.CONNECTING),
-    State.PENDING: (b"HTTP/1.1 503 ", 1012, State.GONE),
-    State.OPEN: (b"\x88\x02\x03\xf4", 1012, State.GONE),
-    State.CLOSING: (b"", 1012, State.CLOSED),
-    State.GONE: (b"", 1006, State.GONE),
-    State.CLOSED: (b"", 1006, State.CLOSED),
+    State.CONNECTING: (b"", ["close"], None, State.CONNECTING),
+    State.PENDING: (b"HTTP/1.1 503 ", ["close"], 1012, State.GONE),
+    State.OPEN: (b"\x88\x02\x03\xf4", ["write_eof"], 1012, State.GONE),
+    State.CLOSING: (b"", ["close"], 1012, State.CLOSED),
+    State.GONE: (b"", [], 1006, State.GONE),
+    State.CLOSED: (b"", [], 1006, State.CLOSED),
 }
 
 
@@ -1467,13 +1475,16 @@ STOPS = {
 async def test_the_server_stops_in_every_state(state: State) -> None:
     stage = await reached(state)
     stage.protocol.shutdown()
-    written, code, follows = STOPS[state]
+    written, calls, code, follows = STOPS[state]
     assert stage.written.startswith(written)
     assert bool(stage.written) is bool(written)
-    assert stage.calls == ["close"]
+    assert stage.calls == calls
     assert stage.state is follows
     if code is not None:
         assert await stage.hear() == code
+        stage.protocol.shutdown()  # once is enough
+        assert stage.calls == calls
+        assert stage.written.count(written) in {1, len(stage.written) + 1}
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -1616,6 +1627,1073 @@ async def test_no_ping_behind_our_close() -> None:
     assert stage.sent == [CLOSE_1000]
 
 
+# The wire extension: what leaves without waiting.
+
+
+def in_text(word: str) -> Frame:
+    return Frame("text", word)
+
+
+def deflates(window: int) -> bytes:
+    """What a client asks for that knows only so large a window."""
+    return DEFLATE.replace(b"\r\n", b"; server_max_window_bits=%d\r\n" % window)
+
+
+def inflated(sent: tuple[int, bytes], window: int = 15) -> tuple[int, bytes]:
+    """Read a frame as a client does that agreed on this window."""
+    opcode, payload = sent
+    if not opcode & codec.RSV1:
+        return sent
+    inflater = zlib.decompressobj(-max(window, 9))
+    return opcode - codec.RSV1, inflater.decompress(payload + b"\0\0\xff\xff")
+
+
+async def test_the_scope_offers_the_connections_own_ways() -> None:
+    stage = await Stage().begun()
+    wire = stage.given["extensions"]["yaat.wire"]
+    assert wire["version"] == 1
+    assert wire["send"] == stage.send
+    for name in ("write", "buffered", "on_room", "on_loss"):
+        assert wire[name] == getattr(stage.protocol, name)
+
+
+async def test_what_is_written_in_a_turn_leaves_together_at_its_end() -> None:
+    stage = await Stage().opened()
+    assert stage.protocol.write(in_text("é"))
+    assert stage.protocol.write(Frame("bytes", b"two"))
+    assert stage.written == b""
+    await asyncio.sleep(0)
+    assert stage.sent == [(codec.TEXT, "é".encode()), (codec.BINARY, b"two")]
+    assert len(stage.transport.writes) == 1
+    stage.protocol.write(in_text("three"))
+    await asyncio.sleep(0)
+    assert stage.words == ["é", "three"]
+
+
+async def test_all_connections_hand_over_what_they_gathered() -> None:
+    stages = [await Stage().opened() for _ in range(3)]
+    for word in "ab":
+        for stage in stages:
+            assert stage.protocol.write(in_text(word))
+    await asyncio.sleep(0)
+    assert [stage.words for stage in stages] == [["a", "b"]] * 3
+    assert [len(stage.transport.writes) for stage in stages] == [1] * 3
+
+
+async def test_no_more_than_so_many_messages_are_gathered() -> None:
+    stage = await Stage().opened()
+    words = [str(number) for number in range(2 * MOST_GATHERED + 1)]
+    for count, word in enumerate(words, 1):
+        assert stage.protocol.write(in_text(word))
+        assert len(stage.transport.writes) == count // MOST_GATHERED
+    await asyncio.sleep(0)
+    assert stage.words == words
+    assert [len(frames(data)) for data in stage.transport.writes] == [16, 16, 1]
+
+
+@pytest.mark.parametrize("size", [codec.LONG - 4, codec.LONG, 70_000])
+async def test_a_long_message_is_not_kept(size: int) -> None:
+    stage = await Stage().opened()
+    stage.protocol.write(in_text("short"))
+    stage.protocol.write(in_text("a" * size))
+    assert stage.words == ["short", "a" * size]
+    assert len(stage.transport.writes) == 1
+
+
+async def test_the_longest_message_that_is_kept() -> None:
+    stage = await Stage().opened()
+    stage.protocol.write(in_text("a" * (codec.LONG - 5)))
+    assert stage.written == b""
+
+
+@pytest.mark.parametrize("size", [3, codec.LONG])
+async def test_what_is_sent_does_not_overtake_what_was_written(size: int) -> None:
+    stage = await Stage().opened()
+    stage.protocol.write(in_text("first"))
+    await stage.say("a" * size)
+    assert stage.words == ["first", "a" * size]
+    stage.protocol.write(in_text("last"))
+    await asyncio.sleep(0)
+    assert stage.words[2:] == ["last"]
+
+
+async def test_what_is_written_does_not_overtake_an_answer_that_is_kept() -> None:
+    stage = await gathered()
+    assert stage.protocol.write(in_text("written"))
+    assert stage.written == b""
+    await stage.say("third")
+    assert stage.written == b""
+    await idle()
+    assert stage.words == ["kept", "written", "third"]
+    assert len(stage.transport.writes) == 1
+
+
+async def test_a_ping_does_not_overtake_what_was_written() -> None:
+    stage = await Stage(ws_ping_interval=1).opened()
+    stage.protocol.write(in_text("a"))
+    stage.protocol._send_ping()
+    assert stage.sent == [(codec.TEXT, b"a"), (codec.PING, b"")]
+
+
+async def test_a_frame_is_made_once_for_all_connections() -> None:
+    plain, other, deflating = [
+        await Stage(settings=HASTY.but(compress_from=1)).opened(headers)
+        for headers in (b"", b"", DEFLATE)
+    ]
+    shared = in_text("a" * 100)
+    for stage in (plain, other, deflating):
+        assert stage.protocol.write(shared)
+    assert plain.protocol._gathered[0] is other.protocol._gathered[0]
+    assert shared.encodings.keys() == {0, 15}
+    await asyncio.sleep(0)
+    assert plain.sent == other.sent == [(codec.TEXT, b"a" * 100)]
+    assert deflating.sent[0][0] == codec.TEXT | codec.RSV1
+    assert len(deflating.written) < 20
+
+
+@pytest.mark.parametrize("kind", ["text", "bytes"])
+async def test_each_window_has_an_encoding_of_its_own(kind: Literal["text", "bytes"]) -> None:
+    data = "".join(map(chr, range(32, 127))) * 20
+    shared = Frame(kind, data if kind == "text" else data.encode())
+    windows = {}
+    for window in range(9, 16):
+        stage = await Stage().opened(deflates(window))
+        assert stage.protocol.write(shared)
+        await asyncio.sleep(0)
+        opcode = codec.TEXT if kind == "text" else codec.BINARY
+        assert stage.sent[0][0] == opcode | codec.RSV1
+        assert inflated(stage.sent[0], window) == (opcode, data.encode())
+        windows[window] = stage.written
+    assert shared.encodings == windows
+
+
+@pytest.mark.parametrize(
+    ("data", "goes_compressed"),
+    [(b"a" * 9, False), (b"a" * 10, True), (bytes(range(256)), False), (b"", False)],
+)
+async def test_only_what_shrinks_is_written_compressed(
+    data: bytes, *, goes_compressed: bool
+) -> None:
+    stage = await Stage(settings=HASTY.but(compress_from=10)).opened(DEFLATE)
+    stage.protocol.write(Frame("bytes", data))
+    await asyncio.sleep(0)
+    assert bool(stage.sent[0][0] & codec.RSV1) is goes_compressed
+    assert inflated(stage.sent[0]) == (codec.BINARY, data)
+
+
+@pytest.mark.parametrize("state", set(State) - {State.OPEN})
+async def test_nothing_is_written_on_what_is_not_open(state: State) -> None:
+    stage = await reached(state)
+    assert stage.protocol.write(in_text("a")) is False
+    await idle()
+    assert stage.written == b""
+    assert stage.protocol.buffered() == 0
+
+
+async def test_what_is_written_as_the_connection_is_lost_is_lost_with_it() -> None:
+    stage = await Stage().opened()
+    told = told_of_loss(stage)
+    assert stage.protocol.write(in_text("a"))
+    stage.transport.lose()
+    assert stage.protocol.write(in_text("b")) is False
+    assert stage.protocol.buffered() == 0
+    await idle()
+    assert stage.written == b""
+    assert told == [(1006, "")]
+
+
+async def test_nothing_is_written_while_the_peer_does_not_read() -> None:
+    stage = await blocked()
+    assert stage.protocol.write(in_text("a")) is False
+    stage.transport.drain()
+    assert stage.protocol.write(in_text("b")) is True
+    await idle()
+    assert stage.words == ["first", "b"]
+
+
+async def test_nothing_is_written_while_somebody_waits_to_send() -> None:
+    stage = await blocked()
+    sending = [asyncio.ensure_future(stage.say(word)) for word in "ab"]
+    await idle()
+    stage.transport.drain()
+    assert stage.protocol.write(in_text("overtakes")) is False
+    await asyncio.gather(*sending)
+    assert stage.protocol.write(in_text("c")) is True
+    await idle()
+    assert stage.words == ["first", "a", "b", "c"]
+
+
+async def test_who_writes_fills_the_transport() -> None:
+    stage = await Stage().opened()
+    stage.transport.stuck = True
+    for word in ("one", "two"):
+        assert stage.protocol.write(in_text(word)) is True
+    await asyncio.sleep(0)
+    assert stage.protocol.write(in_text("three")) is False
+    sending = asyncio.ensure_future(stage.say("four"))
+    await idle()
+    assert not sending.done()
+    stage.transport.drain()
+    await sending
+    assert stage.words == ["one", "two", "four"]
+
+
+async def test_what_is_buffered_is_counted_until_the_kernel_has_it() -> None:
+    stage = await Stage().opened()
+    assert stage.protocol.buffered() == 0
+    stage.protocol.write(in_text("abc"))
+    stage.protocol.write(in_text("é"))
+    assert stage.protocol.buffered() == 9
+    stage.transport.stuck = True
+    await asyncio.sleep(0)
+    assert stage.protocol.buffered() == 9
+    stage.transport.drain()
+    assert stage.protocol.buffered() == 0
+
+
+@pytest.mark.parametrize("way", ["close", "return", "shutdown", "peer", "wrong", "hang up"])
+async def test_a_close_does_not_overtake_what_was_written(way: str) -> None:
+    stage = await Stage().opened()
+    assert stage.protocol.write(in_text("written"))
+    match way:
+        case "close":
+            await stage.send(WHAT[CLOSE])
+        case "return":
+            await stage.end()
+        case "shutdown":
+            stage.protocol.shutdown()
+        case "hang up":
+            await stage.hang_up()
+        case _:
+            stage.bring(PEERS_CLOSE if way == "peer" else BROKEN)
+    await idle()
+    closes = [] if way == "hang up" else [codec.CLOSE]
+    assert [opcode for opcode, _ in stage.sent] == [codec.TEXT, *closes]
+    assert stage.protocol.write(in_text("late")) is False
+
+
+class Moves:
+    """Whatever may happen to a connection, in any order; and what has to come out of it."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.sending: list[tuple[int, asyncio.Future[None]]] = []
+        self.accepted: dict[int, bytes] = {}
+        self.calls = 0
+        self.asked = self.told = 0
+
+    def _data(self, size: int) -> bytes:
+        self.calls += 1
+        return b"%d:" % self.calls + b"a" * size
+
+    async def write(self, size: int) -> None:
+        protocol, data = self.stage.protocol, self._data(size)
+        before = protocol.buffered(), len(self.stage.written)
+        if protocol.write(Frame("bytes", data)):
+            self.accepted[self.calls] = data
+        else:
+            assert before == (protocol.buffered(), len(self.stage.written))
+        assert len(protocol._gathered) < MOST_GATHERED
+        assert len(data) < codec.LONG or not any(
+            len(each) > codec.LONG for each in protocol._gathered
+        )
+
+    async def send(self, size: int) -> None:
+        await self._send({"type": SEND, "bytes": self._data(size)})
+
+    async def close(self, _: int) -> None:
+        self.calls += 1
+        await self._send(WHAT[CLOSE])
+
+    async def _send(self, message: Message) -> None:
+        """At once where that is possible, so that all of it happens in one turn of the loop."""
+        call = self.calls
+        sending: asyncio.Future[None]
+        if self.stage.protocol._turns.taken:
+            sending = asyncio.ensure_future(self.stage.send(message))
+            await asyncio.sleep(0)
+        else:
+            sending = asyncio.get_running_loop().create_future()
+            try:
+                await self.stage.send(message)
+                sending.set_result(None)
+            except StateError as error:
+                sending.set_exception(error)
+        if message["type"] == SEND:
+            sending.add_done_callback(lambda _: self._sent(call, sending, message["bytes"]))
+        self.sending.append((call, sending))
+
+    def _sent(self, call: int, sending: asyncio.Future[None], data: bytes) -> None:
+        if not sending.cancelled() and sending.exception() is None:
+            self.accepted[call] = data
+
+    async def give_up(self, which: int) -> None:
+        if self.sending:
+            self.sending[which % len(self.sending)][1].cancel()
+
+    async def fill(self, _: int) -> None:
+        self.stage.transport.stuck = True
+
+    async def drain(self, _: int) -> None:
+        if self.stage.transport._full:
+            self.stage.transport.drain()
+
+    async def turn(self, _: int) -> None:
+        await asyncio.sleep(0)
+
+    async def ask(self, _: int) -> None:
+        """Let the application have messages to answer: then what it sends is gathered."""
+        self.stage.bring(text("one", "two", "three"))
+
+    async def hear(self, _: int) -> None:
+        if self.stage.protocol._ready or self.stage.protocol._decoder.messages:
+            await self.stage.receive()
+
+    async def ping(self, _: int) -> None:
+        self.stage.bring(frame(codec.PING))
+
+    async def want_room(self, _: int) -> None:
+        self.asked += 1
+        self.stage.protocol.on_room(self._room)
+
+    def _room(self) -> None:
+        self.told += 1
+        assert self.stage.state is State.OPEN
+
+    async def end(self) -> None:
+        while not all(sending.done() for _, sending in self.sending):
+            self.stage.transport.drain()
+            await idle()
+        self.stage.transport.drain()
+        await idle()
+        await asyncio.gather(*(sending for _, sending in self.sending), return_exceptions=True)
+
+
+WAYS = ["write", "write", "send", "send", "fill", "drain", "turn", "ask", "hear", "ping"]
+WAYS += ["give_up", "want_room", "close"]
+SIZES = [0, 1, 40, codec.LONG - 10, codec.LONG, 70_000]
+MOVES = st.tuples(st.sampled_from(WAYS), st.sampled_from(SIZES))
+
+
+@settings(deadline=None)
+@given(st.lists(MOVES, max_size=40), st.booleans())
+def test_what_leaves_is_what_was_accepted_in_the_order_of_the_calls(
+    moves: list[tuple[str, int]],
+    deflate: bool,  # noqa: FBT001 - as hypothesis gives it
+) -> None:
+    async def play() -> None:
+        stage = await Stage(settings=HASTY.but(compress_from=30)).opened(DEFLATE * deflate)
+        all_that = Moves(stage)
+        for move, size in moves:
+            await getattr(all_that, move)(size)
+        await all_that.end()
+        sent = [inflated(each) for each in stage.sent]
+        data = [payload for opcode, payload in sent if opcode == codec.BINARY]
+        accepted = sorted(all_that.accepted.items())
+        assert data == [payload for _, payload in accepted]
+        if stage.state is State.OPEN:
+            assert all_that.told == all_that.asked
+            assert codec.CLOSE not in dict(sent)
+        else:
+            assert [opcode for opcode, _ in sent].index(codec.CLOSE) == len(sent) - 1
+        await stage.end()
+
+    asyncio.run(play())
+
+
+# Room.
+
+
+def told_of_room(stage: Stage) -> list[State]:
+    """Ask to be told of room; return a list of what the state is when that happens."""
+    told: list[State] = []
+    stage.protocol.on_room(lambda: told.append(stage.state))
+    return told
+
+
+async def test_where_there_is_room_it_is_told_in_a_turn_to_come() -> None:
+    stage = await Stage().opened()
+    told = told_of_room(stage)
+    assert told == []
+    await idle()
+    assert told == [State.OPEN]
+    stage.transport.stuck = True
+    await stage.say("a")
+    stage.transport.drain()
+    await idle()
+    assert told == [State.OPEN]  # but once
+
+
+async def test_who_waits_for_room_is_told_when_the_peer_reads() -> None:
+    stage = await blocked()
+    told = [told_of_room(stage) for _ in range(3)]
+    await idle()
+    assert told == [[], [], []]
+    stage.transport.drain()
+    await idle()
+    assert told == [[State.OPEN]] * 3
+
+
+async def test_there_is_no_room_while_somebody_waits_to_send() -> None:
+    stage = await blocked()
+    sending = asyncio.ensure_future(stage.say("a"))
+    await idle()
+    told = told_of_room(stage)
+    stage.transport.drain()
+    stage.transport.stuck = True  # what is sent fills it again
+    await sending
+    await idle()
+    assert told == []
+    stage.transport.drain()
+    await idle()
+    assert told == [State.OPEN]
+
+
+async def test_there_is_room_when_the_last_who_waited_has_sent() -> None:
+    stage = await blocked()
+    order: list[str] = []
+    sending = [asyncio.ensure_future(stage.say(word)) for word in "ab"]
+    await idle()
+    stage.protocol.on_room(lambda: order.extend(stage.words))
+    stage.transport.drain()
+    await asyncio.gather(*sending)
+    await idle()
+    assert order == ["first", "a", "b"]
+
+
+@pytest.mark.parametrize("moment", ["while it waits", "as its turn comes"])
+async def test_there_is_room_when_who_waited_has_given_up(moment: str) -> None:
+    stage = await blocked()
+    told = told_of_room(stage)
+    sending = asyncio.ensure_future(stage.say("a"))
+    await idle()
+    if moment == "as its turn comes":
+        stage.transport.drain()
+    sending.cancel()
+    await idle()
+    if moment == "while it waits":
+        assert told == []
+        stage.transport.drain()
+        await idle()
+    assert told == [State.OPEN]
+
+
+async def test_there_is_room_behind_a_mistake() -> None:
+    stage = await blocked()
+    told = told_of_room(stage)
+    wrong = asyncio.ensure_future(stage.send({"type": SEND}))
+    await idle()
+    stage.transport.drain()
+    with pytest.raises(ArgumentError):
+        await wrong
+    await idle()
+    assert told == [State.OPEN]
+
+
+async def test_there_is_no_room_when_a_pong_fills_the_transport() -> None:
+    stage = await blocked()
+    told = told_of_room(stage)
+    stage.bring(frame(codec.PING))
+    stage.transport.heed = lambda _: stage.protocol.pause_writing()
+    stage.transport.drain()
+    await idle()
+    assert told == []
+    stage.transport.heed = len
+    stage.transport.drain()
+    await idle()
+    assert told == [State.OPEN]
+
+
+@pytest.mark.parametrize("state", set(State) - {State.CONNECTING})
+async def test_room_in_every_state(state: State) -> None:
+    stage = await reached(state)
+    told = told_of_room(stage)
+    await idle()
+    assert told == [State.OPEN] * (state is State.OPEN)
+    if state is State.PENDING:
+        await stage.send(WHAT[ACCEPT])
+        assert told == []
+        await idle()
+        assert told == [State.OPEN]
+    stage.transport.lose()
+    await idle()
+    assert len(told) == (state in {State.PENDING, State.OPEN})
+
+
+async def test_there_is_no_room_where_the_accept_fills_the_transport() -> None:
+    stage = await Stage().begun()
+    told = told_of_room(stage)
+    stage.transport.stuck = True
+    await stage.send(WHAT[ACCEPT])
+    await idle()
+    assert told == []
+    stage.transport.drain()
+    await idle()
+    assert told == [State.OPEN]
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.DENYING, State.CLOSING])
+async def test_who_asks_again_and_again_is_not_kept_busy(state: State) -> None:
+    stage = await reached(state)
+    tries = 0
+
+    def try_again() -> None:
+        nonlocal tries
+        tries += 1
+        if not stage.protocol.write(in_text("a")):
+            stage.protocol.on_room(try_again)
+
+    try_again()
+    await idle()
+    assert tries == 1
+    if state is State.PENDING:
+        await stage.send(WHAT[ACCEPT])
+        await idle()
+        assert tries == 2
+
+
+@pytest.mark.parametrize("room", [True, False])
+@pytest.mark.parametrize("end", ["loss", "close", "peer", "wrong", "shutdown", "hang up"])
+async def test_nobody_is_told_of_room_after_the_end(end: str, *, room: bool) -> None:
+    stage = await (Stage().opened() if room else blocked())
+    told = told_of_room(stage)
+    match end:
+        case "loss":
+            stage.transport.lose()
+        case "close" if room:
+            await stage.send(WHAT[CLOSE])
+        case "close":
+            closing = asyncio.ensure_future(stage.send(WHAT[CLOSE]))
+            await idle()
+            closing.cancel()
+            stage.transport.lose()
+        case "shutdown":
+            stage.protocol.shutdown()
+        case "hang up":
+            await stage.hang_up()
+        case _:
+            stage.bring(PEERS_CLOSE if end == "peer" else BROKEN)
+    await idle()
+    stage.transport.drain()
+    await idle()
+    # What came in is heeded in the next turn: there may be room until then, and never after it.
+    assert told in ([], [State.OPEN] * (room and end in {"hang up", "peer", "wrong"}))
+
+
+# Loss.
+
+
+def told_of_loss(stage: Stage) -> list[tuple[int, str]]:
+    """Ask to be told of the loss; return a list of what is told."""
+    told: list[tuple[int, str]] = []
+    stage.protocol.on_loss(lambda code, reason: told.append((code, reason)))
+    return told
+
+
+LOSSES = {
+    "loss": (1006, ""),
+    "hang up": (1006, ""),
+    "peer": (4001, "bye"),
+    "bare close": (1005, ""),
+    "wrong": (1002, "a reserved bit is set"),
+    "shutdown": (1012, ""),
+    "answer": (4001, "bye"),
+}
+
+
+async def lost(stage: Stage, way: str) -> None:
+    match way:
+        case "loss":
+            stage.transport.lose()
+        case "hang up":
+            await stage.hang_up()
+        case "shutdown":
+            stage.protocol.shutdown()
+        case "answer":
+            await stage.send(WHAT[CLOSE])
+            stage.bring(PEERS_CLOSE)
+        case "bare close":
+            stage.bring(frame(codec.CLOSE))
+        case _:
+            stage.bring(PEERS_CLOSE if way == "peer" else BROKEN)
+    await idle()
+
+
+@pytest.mark.parametrize("way", LOSSES)
+async def test_who_asks_is_told_of_the_end_once_and_before_what_came_in_is_received(
+    way: str,
+) -> None:
+    stage = await Stage().opened()
+    stage.bring(text("one", "two"))
+    told = told_of_loss(stage)
+    await idle()
+    assert told == []
+    await lost(stage, way)
+    assert told == [LOSSES[way]]
+    assert [await stage.hear() for _ in range(2)] == ["one", "two"]
+    end = await stage.receive()
+    assert (end["code"], end["reason"]) == LOSSES[way]
+    stage.transport.lose()
+    stage.protocol.shutdown()
+    await idle()
+    assert told == [LOSSES[way]]
+
+
+async def test_it_is_told_in_a_turn_to_come() -> None:
+    stage = await Stage().opened()
+    told = told_of_loss(stage)
+    stage.transport.lose()
+    assert told == []
+    late = told_of_loss(stage)
+    assert late == []
+    await asyncio.sleep(0)
+    assert told == late == [(1006, "")]
+
+
+@pytest.mark.parametrize("state", [State.GONE, State.CLOSED])
+async def test_who_asks_after_the_end_is_told_too(state: State) -> None:
+    stage = await reached(state)
+    both = [told_of_loss(stage) for _ in range(2)]
+    await idle()
+    assert both == [[(1006, "")]] * 2
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.DENYING, State.OPEN, State.CLOSING])
+async def test_who_asks_in_any_state_is_told(state: State) -> None:
+    stage = await reached(state)
+    both = [told_of_loss(stage) for _ in range(2)]
+    await idle()
+    assert both == [[], []]
+    stage.transport.lose()
+    await idle()
+    assert both == [[(1006, "")]] * 2
+
+
+async def test_they_are_told_in_their_order() -> None:
+    stage = await Stage().opened()
+    order: list[int] = []
+    for number in range(3):
+        stage.protocol.on_loss(lambda *_, number=number: order.append(number))
+    await lost(stage, "peer")
+    assert order == [0, 1, 2]
+
+
+@in_no_time
+async def test_a_keepalive_that_fails_is_told() -> None:
+    stage = await Stage(ws_ping_interval=5, ws_ping_timeout=5).opened()
+    told = told_of_loss(stage)
+    await asyncio.sleep(11)
+    assert told == [(1006, TIMEOUT)]
+
+
+async def test_for_who_asks_many_short_messages_are_read() -> None:
+    stage = await Stage(settings=HASTY.but(read_buffer=2_000), ws_max_queue=2).opened()
+    told = told_of_loss(stage)
+    stage.bring(text(*"abcdefgh"))
+    assert stage.calls == []
+    stage.bring(text("x" * 1_900))
+    assert stage.calls == []
+    stage.bring(text("y" * 100))
+    assert stage.calls == ["pause_reading"]
+    words = [*"abcdefgh", "x" * 1_900, "y" * 100]
+    assert [await stage.hear() for _ in words] == words
+    assert stage.calls == ["pause_reading", "resume_reading"]
+    stage.bring(text("last") + PEERS_CLOSE)
+    await idle()
+    assert told == [(4001, "bye")]
+
+
+@pytest.mark.parametrize("too_many", ["messages", "bytes", "to inflate"])
+async def test_who_asks_while_reading_pauses(too_many: str) -> None:
+    """How many messages there are is no matter any more; how many bytes is."""
+    most = 2 if too_many == "messages" else 100
+    stage = await Stage(settings=HASTY.but(read_buffer=1_000), ws_max_queue=most).opened(DEFLATE)
+    match too_many:
+        case "messages":
+            stage.bring(text("one", "two"))
+        case "bytes":
+            stage.bring(text("x" * 1_000))
+        case _:
+            stage.bring(b"".join(compressed(letter * 2_000) for letter in "abc"))
+    assert stage.calls == ["pause_reading"]
+    told_of_loss(stage)
+    resumes = ["resume_reading"] * (too_many == "messages")
+    assert stage.calls == ["pause_reading", *resumes]
+
+
+async def test_who_asks_before_the_answer_does_not_let_more_in() -> None:
+    stage = await Stage(settings=HASTY.but(read_buffer=40)).begun()
+    stage.bring(text("x" * 60))
+    assert stage.calls == ["pause_reading"]
+    told_of_loss(stage)
+    assert stage.calls == ["pause_reading"]
+    await stage.send(WHAT[ACCEPT])
+    assert await stage.hear() == "x" * 60
+    assert stage.calls == ["pause_reading", "resume_reading"]
+
+
+# The idle timeout.
+
+IDLE = HASTY.but(idle_timeout=8.0)
+IDLE_CLOSE = (codec.CLOSE, b"\x03\xe9idle timeout")
+
+
+@pytest.mark.parametrize("at", [0, 0.1, 1.9, 2, 2.1, 5, 7.9])
+@pytest.mark.parametrize("way", ["received", "sent", "written"])
+@in_no_time
+async def test_a_connection_without_messages_is_closed(way: str, at: float) -> None:
+    stage = await Stage(settings=IDLE, ws_ping_interval=None).opened()
+    told = told_of_loss(stage)
+    await asyncio.sleep(at)
+    match way:
+        case "received":
+            stage.bring(text("a"))
+            assert await stage.hear() == "a"
+        case "sent":
+            await stage.say("a")
+        case _:
+            assert stage.protocol.write(in_text("a"))
+    await asyncio.sleep(7.99)
+    stage.transport.writes.clear()
+    await asyncio.sleep(2.02)
+    assert stage.sent == [IDLE_CLOSE]
+    assert stage.calls == ["write_eof"]
+    assert told == [(1001, "idle timeout")]
+    assert await stage.hear() == 1001
+    with pytest.raises(ClientDisconnected):
+        await stage.say("late")
+    await asyncio.sleep(3.1)
+    assert stage.calls == ["write_eof", "abort"]
+
+
+@in_no_time
+async def test_messages_now_and_then_keep_a_connection() -> None:
+    stage = await Stage(settings=IDLE, ws_ping_interval=None).opened()
+    for _ in range(20):
+        await asyncio.sleep(7.9)
+        stage.bring(text("a"))
+        await stage.hear()
+    assert stage.written == b""
+    assert stage.calls == []
+
+
+@in_no_time
+async def test_pings_and_pongs_are_no_messages() -> None:
+    stage = await Stage(settings=IDLE, ws_ping_interval=3).opened()
+    for _ in range(7):
+        await asyncio.sleep(1)
+        stage.bring(frame(codec.PING) + frame(codec.PONG))
+    assert codec.CLOSE not in dict(stage.sent)
+    await asyncio.sleep(1.1)
+    assert stage.sent[-1] == IDLE_CLOSE
+
+
+@in_no_time
+async def test_who_did_not_answer_the_handshake_yet_is_not_idle() -> None:
+    stage = await Stage(settings=IDLE).begun()
+    await asyncio.sleep(50)
+    assert stage.calls == []
+    await stage.send(WHAT[ACCEPT])
+    await asyncio.sleep(7.9)
+    assert stage.calls == []
+
+
+@in_no_time
+async def test_no_idle_timeout_behind_our_close() -> None:
+    stage = await Stage(settings=IDLE.but(idle_timeout=1.0)).opened()
+    await stage.send(WHAT[CLOSE])
+    await asyncio.sleep(2)
+    assert stage.calls == []
+    stage.bring(PEERS_CLOSE)
+    await idle()
+    assert stage.calls == ["close"]
+    assert await stage.hear() == 4001
+
+
+@pytest.mark.parametrize("way", ["loss", "peer", "wrong", "shutdown"])
+@in_no_time
+async def test_no_idle_timeout_behind_the_end(way: str) -> None:
+    stage = await Stage(settings=IDLE).opened()
+    await lost(stage, way)
+    written, calls = stage.written, stage.calls[:1]
+    await asyncio.sleep(20)
+    assert stage.written == written
+    assert stage.calls[:1] == calls
+    assert stage.state is State.GONE
+
+
+# Its settings.
+
+
+async def test_the_settings_are_those_of_the_configuration_or_else_of_the_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = Stage(settings=HASTY.but(write_buffer=123))
+    assert stage.transport.limits == (123, None)
+    monkeypatch.setattr(stage.config, "settings", HASTY.but(write_buffer=456), raising=False)
+    protocol = type(stage.protocol)(stage.config, stage.server, {})
+    protocol.connection_made(stage.transport)
+    assert stage.transport.limits == (456, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"write_buffer": 1, "read_buffer": 1, "max_tiny_fragments": 1, "close_timeout": 1.0},
+        {"compress_from": 1, "idle_timeout": 1.0},
+        {},
+    ],
+    ids=range(3),
+)
+def test_a_class_may_set_what_it_keeps_to(changes: dict[str, Any]) -> None:
+    class Derived(WebSocketProtocol):
+        settings = ServerSettings(**changes)
+
+    class Further(Derived):
+        pass
+
+    assert Further.settings == ServerSettings(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"port": 1},
+        {"max_message_bytes": 1},
+        {"ping_interval": None},
+        {"drain": 1.0},
+        {"handler_timeout": 5.0},
+        {"max_connections": 1},
+        {"handshake_timeout": 1.0},
+        {"compression": False},
+        {"workers": 2},
+        {"shutdown_timeout": 1.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_class_may_not_set_what_it_cannot_keep_to(changes: dict[str, Any]) -> None:
+    name = next(iter(changes))
+    kept = "close_timeout, compress_from, idle_timeout, max_tiny_fragments, read_buffer"
+    with pytest.raises(ArgumentError, match=rf"^ServerSettings\.{name} is for `yaat run`.*{kept}"):
+        type("Derived", (WebSocketProtocol,), {"settings": ServerSettings(**changes)})
+
+
+# How it is opened by whoever reads the handshake, and left.
+
+
+def read_handshake(headers: bytes = b"") -> opening.Request:
+    return opening.parsed(HANDSHAKE.removesuffix(b"\r\n") + b"\r\n" + headers)
+
+
+async def test_a_handshake_that_somebody_else_has_read() -> None:
+    stage = Stage()
+    stage.protocol.open(read_handshake, text("one", "two")[:-1])
+    await idle()
+    assert await stage.receive() == {"type": CONNECT}
+    assert stage.given["path"] == "/café"
+    stage.bring(text("two")[-1:])
+    await stage.send(WHAT[ACCEPT])
+    assert [await stage.hear() for _ in range(2)] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "way", ["accepted", "refused", "denied", "wrong", "left", "stopped", "returned"]
+)
+async def test_it_is_left_once_and_not_before_it_is_over(way: str) -> None:
+    left: list[bool] = []
+    stage = Stage()
+
+    def read() -> opening.Request:
+        return read_handshake(b"Sec-WebSocket-Version: 8\r\n" if way == "wrong" else b"")
+
+    stage.protocol.open(read, b"", lambda: left.append(stage.protocol in stage.connections))
+    await idle()
+    match way:
+        case "accepted":
+            await stage.send(WHAT[ACCEPT])
+            stage.bring(PEERS_CLOSE)
+        case "refused":
+            await stage.send(WHAT[CLOSE])
+        case "denied":
+            await stage.send(WHAT[RESPONSE_START])
+            await stage.send(WHAT["the last body"])
+        case "stopped":
+            stage.protocol.shutdown()
+        case "returned":
+            stage.ended.set_result(None)
+    await idle()
+    assert stage.calls == (["close"] if way != "left" else [])
+    assert left == []
+    stage.transport.lose()
+    await idle()
+    assert left == [False]
+    stage.protocol.connection_lost(None)
+    assert left == [False]
+
+
+# Behind a proxy.
+
+
+async def test_what_a_proxy_says_is_believed_and_its_middleware_does_not_stay() -> None:
+    seen: list[Scope] = []
+    modules: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        modules.extend(each.frame.f_globals["__name__"] for each in inspect.stack())
+
+    stage = Stage(app, proxy_headers=True, forwarded_allow_ips="127.0.0.1")
+    assert type(stage.config.loaded_app) is ProxyHeadersMiddleware
+    stage.bring(HANDSHAKE + b"X-Forwarded-For: 9.8.7.6\r\nX-Forwarded-Proto: https\r\n\r\n")
+    await idle()
+    (scope,) = seen
+    assert scope["client"] == ("9.8.7.6", 0)
+    assert scope["scheme"] == "wss"
+    assert "yaat.server.protocol" in modules
+    assert ProxyHeadersMiddleware.__module__ not in modules
+
+
+# Behind the end.
+
+
+@in_no_time
+async def test_a_peer_has_a_while_to_hang_up_when_the_server_stops() -> None:
+    stage = await Stage().opened()
+    stage.protocol.shutdown()
+    assert stage.sent == [CLOSE_1012]
+    await asyncio.sleep(FAREWELL - 0.1)
+    assert stage.calls == ["write_eof"]
+    stage.protocol.shutdown()  # which begins nothing anew
+    await asyncio.sleep(0.2)
+    assert stage.calls == ["write_eof", "abort"]
+    stage.transport.lose()
+    await asyncio.sleep(20)
+    assert stage.calls == ["write_eof", "abort"]
+    assert await stage.hear() == 1012
+
+
+@pytest.mark.parametrize(
+    ("settings", "can_write_eof", "patience"),
+    [(HASTY, False, FAREWELL), (HASTY.but(close_timeout=0.5), True, 0.5)],
+    ids=["TLS", "less patience"],
+)
+@in_no_time
+async def test_who_does_not_go_when_the_server_stops_is_cut(
+    settings: ServerSettings, patience: float, *, can_write_eof: bool
+) -> None:
+    stage = await Stage(settings=settings, can_write_eof=can_write_eof).opened()
+    stage.transport.stuck = True
+    await stage.say("not read")
+    stage.protocol.shutdown()
+    first = ["write_eof"] * can_write_eof
+    await asyncio.sleep(patience - 0.1)
+    assert stage.calls == first
+    await asyncio.sleep(0.2)
+    assert stage.calls == [*first, "abort"]
+
+
+@pytest.mark.parametrize("can_write_eof", [True, False])
+@pytest.mark.parametrize("way", ["close", "close in pieces", "hang up", "garbage"])
+@in_no_time
+async def test_the_peer_goes_when_the_server_stops(way: str, *, can_write_eof: bool) -> None:
+    stage = await Stage(can_write_eof=can_write_eof, ws_ping_interval=1).opened()
+    stage.protocol.shutdown()
+    await asyncio.sleep(0.5)
+    stage.bring(text("late") + frame(codec.PING))
+    match way:
+        case "hang up":
+            await stage.hang_up()
+        case "garbage":
+            stage.bring(BROKEN)
+        case _:
+            cut = len(PEERS_CLOSE) if way == "close" else 3
+            stage.bring(PEERS_CLOSE[:cut])
+            stage.bring(PEERS_CLOSE[cut:] or frame(codec.PING))
+    assert stage.calls == [*["write_eof"] * can_write_eof, "close"]
+    assert await stage.hear() == 1012
+    await asyncio.sleep(20)
+    # Over TLS the peer has a part in closing.
+    assert stage.calls[2 if can_write_eof else 1 :] == ["abort"] * (not can_write_eof)
+    assert stage.sent == [CLOSE_1012]
+
+
+async def test_what_came_before_the_end_is_received_and_what_came_behind_is_not() -> None:
+    stage = await Stage(ws_max_queue=2).opened()
+    stage.bring(text("one", "two", "three"))
+    assert await stage.hear() == "one"
+    stage.bring(text("four"))
+    stage.protocol.shutdown()
+    assert stage.calls == ["pause_reading", "write_eof", "resume_reading"]
+    stage.bring(text("five"))
+    stage.bring(text("six") + PEERS_CLOSE)
+    assert stage.calls[3:] == ["close"]
+    assert [await stage.hear() for _ in range(4)] == ["two", "three", "four", 1012]
+
+
+async def test_what_comes_compressed_behind_the_end_is_discarded() -> None:
+    stage = await Stage(settings=HASTY.but(read_buffer=1_000)).opened(DEFLATE)
+    stage.bring(text("before"))
+    stage.protocol.shutdown()
+    for _ in range(2):
+        stage.bring(b"".join(compressed(letter * 2_000) for letter in "abc"))
+    assert len(stage.protocol._decoder.messages) == 1
+    assert stage.calls == ["write_eof"]
+    stage.bring(compressed("d" * 2_000) + PEERS_CLOSE)
+    assert stage.calls == ["write_eof", "close"]
+    assert [await stage.hear() for _ in range(2)] == ["before", 1012]
+
+
+@pytest.mark.parametrize("way", ["stop", "idle"])
+@in_no_time
+async def test_what_waits_to_be_inflated_is_received_after_a_stop(way: str) -> None:
+    stage = await Stage(settings=IDLE.but(read_buffer=1_000)).opened(DEFLATE)
+    words = [letter * 2_000 for letter in "abcd"]
+    stage.bring(b"".join(map(compressed, words)))
+    if way == "stop":
+        stage.protocol.shutdown()
+    else:
+        await asyncio.sleep(10)
+    stage.bring(text("late"))
+    code = 1012 if way == "stop" else 1001
+    assert [await stage.hear() for _ in range(5)] == [*words, code]
+
+
+async def test_what_comes_compressed_behind_the_end_is_read_in_large_pieces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To copy the rest of a read for each of its frames would cost half a second a read."""
+    stage = await Stage().opened(DEFLATE)
+    stage.protocol.shutdown()
+    feeds = 0
+    decoder = stage.protocol._decoder
+    feed = Decoder.feed
+
+    def count(self: Decoder, data: bytes) -> None:
+        nonlocal feeds
+        feeds += 1
+        feed(self, data)
+
+    monkeypatch.setattr(Decoder, "feed", count)
+    for _ in range(4):
+        stage.bring(compressed("") * 10_000)
+    assert decoder.messages == []
+    assert feeds < 100
+
+
+async def test_a_handler_that_the_stop_cancels_is_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = await Stage().opened()
+    (handler,) = stage.server.tasks
+    assert handler.get_name() == HANDLER
+    stage.protocol.shutdown()
+    handler.cancel("the server stops")
+    await idle()
+    assert stage.server.tasks == set()
+    assert caplog.messages == []
+    assert stage.sent == [CLOSE_1012]
+
+
 # The other loop.
 
 
@@ -1631,6 +2709,10 @@ async def test_no_ping_behind_our_close() -> None:
         test_who_fills_the_transport_lets_the_others_wait,
         test_a_turn_that_comes_as_its_sender_gives_up_is_the_next_ones,
         test_answers_go_before_the_answer_to_a_close,
+        test_what_is_written_in_a_turn_leaves_together_at_its_end,
+        test_all_connections_hand_over_what_they_gathered,
+        test_who_waits_for_room_is_told_when_the_peer_reads,
+        test_it_is_told_in_a_turn_to_come,
     ],
 )
 def test_the_same_under_uvloop(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
