@@ -6,16 +6,17 @@ import sys
 import pytest
 
 import yaat.server
-from yaat.server import protocol, settings
+from yaat.server import protocol, serving, settings
 
 
 def test_the_public_names() -> None:
     assert yaat.server.WebSocketProtocol is protocol.WebSocketProtocol
     assert yaat.server.ServerSettings is settings.ServerSettings
-    assert set(yaat.server.__all__) == {"ServerSettings", "WebSocketProtocol"}
+    assert yaat.server.run is serving.run
+    assert yaat.server.__all__ == ["ServerSettings", "WebSocketProtocol", "run"]
 
 
-@pytest.mark.parametrize("missing", ["uvicorn", "websockets"])
+@pytest.mark.parametrize("missing", ["httptools", "uvicorn", "websockets"])
 def test_without_the_extra_the_error_names_it(
     monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:

@@ -249,10 +249,27 @@ def test_headers_keep_their_order_their_number_and_their_values() -> None:
 
 
 def test_usual_headers_are_one_object_for_all_connections() -> None:
-    first, second = (dict(parsed(request()).headers) for _ in range(2))
-    for name, other in zip(first, second, strict=True):
-        assert name is other
-    assert first[b"upgrade"] is second[b"upgrade"]
+    more = ((b"User-Agent", b"x" * 256), (b"Origin", b"https://example.com"))
+    first, second = (parsed(request(*more)).headers for _ in range(2))
+    assert first == second
+    for header, other in zip(first, second, strict=True):
+        assert (header is other) is (header[0] != b"sec-websocket-key"), header
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"Authorization", b"Bearer secret"),
+        (b"Cookie", b"session=secret"),
+        (b"X-Forwarded-For", b"10.0.0.1"),
+        (b"Sec-WebSocket-Protocol", b"secret"),
+        (b"User-Agent", b"x" * 257),
+    ],
+)
+def test_what_is_a_secret_or_each_ones_own_is_not_kept(name: bytes, value: bytes) -> None:
+    first, second = (parsed(request((name, value))).headers[-1] for _ in range(2))
+    assert first == second == (name.lower(), value)
+    assert first is not second
 
 
 def test_the_order_of_headers_does_not_matter() -> None:
