@@ -6,9 +6,10 @@ a connection that says nothing: when that is cut, the time is over for what came
 
 import asyncio
 import random
+import socket
 import ssl
-from collections.abc import Iterable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import repeat
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from running import (
     dialled_tls,
     dialled_unix,
     fetch,
+    files_of,
     forget_peak,
     gathered,
     memory,
@@ -34,6 +36,7 @@ from running import (
     request,
     specification,
     start,
+    until,
 )
 from servers import Server, ServerPool
 from wires import TlsServer, UnixServer
@@ -255,6 +258,33 @@ async def test_tls_has_its_time_too(loop: str, tmp_path: Path) -> None:
         assert "Traceback" not in server.written_since()
 
 
+async def test_who_does_not_answer_the_end_of_tls_is_cut(loop: str, tmp_path: Path) -> None:
+    """Neither who is silent within TLS nor who was answered 408 can hold the connection open."""
+    with TlsServer(specification(loop, "--handshake-timeout", SHORT), APP, tmp_path) as server:
+        async with dialled_tls(server, server.context()) as raw:
+            await raw.send(HEAD)
+            assert (await raw.answer()).body == b"a page"
+        before = files_of(server.pid)
+        peers = [await asyncio.to_thread(deaf, server, data) for data in (b"", HEAD[:-1], b"?\r\n")]
+
+        async def are_gone() -> bool:
+            return files_of(server.pid) <= before
+
+        try:
+            await until(are_gone)
+        finally:
+            for peer in peers:
+                peer.close()
+
+
+def deaf(server: TlsServer, data: bytes) -> ssl.SSLSocket:
+    """Speak TLS up to this, and from then on neither speak nor listen."""
+    peer = socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT)
+    wrapped = server.context().wrap_socket(peer, server_hostname="127.0.0.1")
+    wrapped.sendall(data)
+    return wrapped
+
+
 async def test_unix_sockets_have_their_time_too(loop: str, tmp_path: Path) -> None:
     with UnixServer(specification(loop, "--handshake-timeout", SHORT), APP, tmp_path) as server:
         async with dialled_unix(server.path) as raw:
@@ -271,6 +301,7 @@ LINE = 8_192
 SLACK = 32
 """How many bytes there may be between what passes and what does not: the end of a line, and what of
 the first line is no target."""
+PIECE = 10_000
 
 
 def head(*lines: str, target: str = "/", handshake: bool = False) -> bytes:
@@ -295,9 +326,10 @@ OF_A_SIZE = {
     "a-value": (lambda size: head(line(size)), LINE - SLACK, LINE + SLACK),
     "a-name": (lambda size: head(f"{'n' * (size - 3)}: 1"), LINE - SLACK, LINE + SLACK),
     "a-target": (lambda size: head(target="/?" + "q" * (size - 15)), LINE - SLACK, LINE + SLACK),
-    "spaces-before": (lambda size: head(f"X:{' ' * (size - 3)}v"), LINE - SLACK, LINE + SLACK),
-    "spaces-behind": (lambda size: head(f"X: v{' ' * (size - 4)}"), LINE - SLACK, LINE + SLACK),
-    "tabs": (lambda size: head("X:" + "\t" * (size - 3) + "v"), LINE - SLACK, LINE + SLACK),
+    # What a parser throws away is measured in pieces only.
+    "spaces-before": (lambda size: head(f"X:{' ' * (size - 3)}v"), LINE - SLACK, LINE + PIECE),
+    "spaces-behind": (lambda size: head(f"X: v{' ' * (size - 4)}"), LINE - SLACK, LINE + PIECE),
+    "tabs": (lambda size: head("X:" + "\t" * (size - 3) + "v"), LINE - SLACK, LINE + PIECE),
     "headers": (lambda count: many(count, handshake=False), 128, 129),
     "a-handshake's-value": (
         lambda size: head(line(size), handshake=True),
@@ -385,6 +417,14 @@ ENDLESS = {
         b"POST /weigh HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: ",
         b"v",
     ),
+    "a-chunk-extension": (
+        b"POST /weigh HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n1;",
+        b"v",
+    ),
+    "a-chunk-size": (
+        b"POST /weigh HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+        b"0",
+    ),
     "a-handshake": (HANDSHAKE[:-2] + b"X: ", b"v"),
 }
 
@@ -405,14 +445,12 @@ CROWD = 200
 ROOM = 32 * MIB
 
 
-@pytest.mark.parametrize("what", [*ENDLESS, "whole-heads"])
+@pytest.mark.parametrize("what", ENDLESS)
 async def test_many_who_send_without_an_end_cost_little(server: Server, what: str) -> None:
     """Each sends 1 MiB: 200 MiB if it were kept."""
-    begin, piece = ENDLESS.get(what, (b"", head(line(4_000))))
+    begin, piece = ENDLESS[what]
     data = begin + piece * (MIB // len(piece))
-    async with nothing_leaks(server):
-        forget_peak(server)
-        before = memory(server, "VmHWM")
+    async with nothing_leaks(server), costs_at_most(server, ROOM):
 
         async def send() -> None:
             async with dialled(server) as raw:
@@ -421,8 +459,41 @@ async def test_many_who_send_without_an_end_cost_little(server: Server, what: st
                     await raw.reader.read(1)
 
         await gathered(send() for _ in range(CROWD))
-        grown = memory(server, "VmHWM") - before
-        assert grown < ROOM, f"{grown / MIB:.1f} MiB"
+
+
+async def test_many_who_never_finish_a_head_within_the_limits(server: Server) -> None:
+    """Headers just short enough and just few enough, and then nothing: little is kept of each."""
+    data = b"GET / HTTP/1.1\r\n" + f"{line(LINE - SLACK)}\r\n".encode() * 120
+    async with nothing_leaks(server), costs_at_most(server, ROOM), AsyncExitStack() as stack:
+        for _ in range(CROWD):
+            raw = await stack.enter_async_context(dialled(server))
+            raw.writer.write(data)
+        await fetch(server, "/")
+
+
+async def test_requests_whose_answers_nobody_reads_cost_little(server: Server) -> None:
+    """The server stops reading when the answers are not read."""
+    data = head(line(4_000), target="/scope") * (32 * MIB // 4_000)
+    async with nothing_leaks(server), costs_at_most(server, ROOM), dialled(server) as raw:
+        raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        raw.writer.write(data)
+        left = len(data)
+        # It takes what the kernel holds and some more, then no more.
+        while (now := raw.writer.transport.get_write_buffer_size()) < left:
+            left = now
+            await fetch(server, "/")
+            await asyncio.sleep(0.3)
+        assert left > len(data) // 2
+
+
+@asynccontextmanager
+async def costs_at_most(server: Server, most: int) -> AsyncIterator[None]:
+    """Assert that the process never had so much more memory as when the block began."""
+    forget_peak(server)
+    before = memory(server, "VmHWM")
+    yield
+    grown = memory(server, "VmHWM") - before
+    assert grown < most, f"{grown / MIB:.1f} MiB"
 
 
 # What is no HTTP
