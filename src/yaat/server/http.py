@@ -33,14 +33,28 @@ class State(ServerState):
 
     Attributes:
         admission: Who may become a WebSocket connection.
-        most_files: With more connections than this, of any kind, the process could soon open no
-            file any more, and accept nothing.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__()
         self.admission = Admission(settings)
-        self.most_files = _most_files()
+        self._most_files = _most_files()
+        self._was_full = False
+
+    def is_crowded(self, connections: int) -> bool:
+        """Tell whether so many connections, of any kind, leave few files that may be opened."""
+        return connections > self._most_files - _SPARE_FILES
+
+    def has_room(self, connections: int) -> bool:
+        """Tell whether with so many there is any file left; log it once if there is not.
+
+        Without one nothing can be accepted, and asyncio would log that again and again.
+        """
+        is_full = connections > self._most_files - _SPARE_FILES // 2
+        if is_full and not self._was_full:
+            _logger.error("no more files may be opened (ulimit -n): further connections are cut")
+        self._was_full = is_full
+        return not is_full
 
 
 def _most_files() -> float:
@@ -49,7 +63,7 @@ def _most_files() -> float:
     except ImportError:  # pragma: no cover - Windows
         return math.inf
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return math.inf if limit == resource.RLIM_INFINITY else max(1, limit - _SPARE_FILES)
+    return math.inf if limit == resource.RLIM_INFINITY else max(2 * _SPARE_FILES, limit)
 
 
 class TooLargeError(Exception):
@@ -96,11 +110,19 @@ class HTTPProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the head of a request."""
         super().connection_made(transport)
-        self._bound_wait()
+        if self.server_state.has_room(len(self.connections)):
+            self._bound_wait()
+        else:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Tell every request of it."""
         self._met()
+        for cycle in (self._running, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     @property
@@ -122,7 +144,12 @@ class HTTPProtocol(HttpToolsProtocol):
         if self._has_begun:
             self._answer(HTTPStatus.REQUEST_TIMEOUT)
         else:
-            self.transport.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        self.transport.close()
+        # On TLS the peer's part in closing is waited for.
+        self._deadline = self.loop.call_later(FAREWELL, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
@@ -185,7 +212,8 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or a trailer."""
-        super().on_header(name, value)
+        # RFC 9112, 5.1: the white space around a value "is excluded" from it.
+        super().on_header(name, value.rstrip(b" \t"))
         line = len(name) + len(value) + _COLON_AND_LINE_END
         self._measure(line, line)
         if len(self.headers) > self._settings.max_headers:
@@ -261,7 +289,7 @@ class HTTPProtocol(HttpToolsProtocol):
         admission = self.server_state.admission
         if admission.draining:
             return "the server stops"
-        if len(self.connections) > self.server_state.most_files:
+        if self.server_state.is_crowded(len(self.connections)):
             return "the process has too many files open (ulimit -n)"
         return admission.enter(address) if admission.counts else None
 
@@ -306,7 +334,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self.transport.write_eof()
             self._deadline = self.loop.call_later(FAREWELL, self.transport.abort)
         else:
-            self.transport.close()
+            self._hang_up()
 
     def _abandons(self) -> bool:
         """End the request that is broken; tell whether an answer of ours may follow."""

@@ -631,9 +631,10 @@ class WebSocketProtocol(asyncio.Protocol):
                 self._transport.writelines((head, payload))
             else:
                 self._transport.write(head + payload)
-        elif self._ready and len(self._gathered) < MOST_GATHERED - 1:
-            # The application has more to answer: one write for all of it. A write for each is a
-            # system call for each, which is most of what an answer costs.
+        elif (self._ready or self._waiter is not None) and len(self._gathered) < MOST_GATHERED - 1:
+            # The application has more to answer, or while it waits to receive, another task sends,
+            # as who sends to many does: one write for all of it. A write for each is a system call
+            # for each, which is most of what an answer costs.
             if not self._gathered:
                 self._gathering.add(self, self._loop)
             self._gathered.append(head + payload)
@@ -712,15 +713,15 @@ class WebSocketProtocol(asyncio.Protocol):
             self._tell_room()
 
     def _tell_room(self) -> None:
-        if self._on_room is not None:
+        for _ in self._on_room or ():
             self._loop.call_soon(self._call_room)
 
     def _call_room(self) -> None:
-        if self._on_room is None or self._state is not _OPEN or self._turns.taken:
-            return  # whoever gives the turn back tells once more
-        callbacks, self._on_room = self._on_room, None
-        for callback in callbacks:
-            self._loop.call_soon(callback)
+        # In between, the room may be gone: whoever gives the turn back tells once more.
+        if self._on_room and self._state is _OPEN and not self._turns.taken:
+            callback, *others = self._on_room
+            self._on_room = others or None
+            callback()
 
     def on_loss(self, callback: LossCallback) -> None:
         """Call `callback(code, reason)` once, in a turn of the loop to come, at the end.

@@ -172,6 +172,7 @@ class Server(uvicorn.Server):
                 ssl=config.ssl,
                 backlog=config.backlog,
                 ssl_handshake_timeout=timeout,
+                ssl_shutdown_timeout=config.settings.close_timeout if config.ssl else None,
             )
             for listener in sockets or ()
         ]
@@ -319,9 +320,10 @@ class Worker(multiprocess.Process):
             sys.exit(STARTUP_FAILURE)
 
     def always_pong(self) -> None:
-        """Answer the parent, until it waits for our end."""
+        """Answer the parent, until it waits for our end, or is gone: then we stop as well."""
         with suppress(EOFError, OSError):
             super().always_pong()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def retire(self) -> None:
         """Let it end while others serve on."""
