@@ -7,7 +7,7 @@ import gc
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -2234,6 +2234,335 @@ async def test_the_scope_does_not_close_the_connection(serve: Serving) -> None:
         await websocket.send_text("a")
     assert [message["type"] for message in server.sent] == ["websocket.send"]
     assert websocket.close_code is None
+
+
+# Where the server tells of the loss
+
+
+class Telling:
+    """What a server has whose `yaat.wire` tells of the loss, and who asked for that."""
+
+    def __init__(self, server: Server) -> None:
+        self.asked: list[Callable[[int, str], object]] = []
+        wire = {"version": 1, "on_loss": self.asked.append, "send": server.send}
+        server.scope["extensions"] = {"yaat.wire": wire}
+
+    def lose(self, code: int = 4321, reason: str = "bye") -> None:
+        for callback in self.asked:
+            callback(code, reason)
+
+
+@pytest.fixture
+async def told(serve: Serving) -> tuple[Server, WebSocket, Telling]:
+    """A server that tells, and its accepted connection."""
+    server = serve()
+    telling = Telling(server)
+    await server.websocket.accept()
+    server.sent.clear()
+    return server, server.websocket, telling
+
+
+Told = tuple[Server, WebSocket, Telling]
+
+
+async def never_ending() -> AsyncIterator[str]:
+    yield "first"
+    await for_ever()
+
+
+async def waits(websocket: WebSocket) -> None:
+    await websocket.wait_closed()
+
+
+async def streams(websocket: WebSocket) -> None:
+    await websocket.stream(never_ending())
+
+
+async def works(websocket: WebSocket) -> None:
+    async with websocket:
+        await asyncio.wait((websocket.start_soon(for_ever),))
+
+
+WATCHES = pytest.mark.parametrize("watches", [waits, streams, works])
+
+
+@WATCHES
+async def test_nobody_reads_ahead_where_the_server_tells(
+    told: Told, watches: Callable[[WebSocket], Coroutine[Any, Any, None]]
+) -> None:
+    server, websocket, telling = told
+    watching = asyncio.create_task(watches(websocket))
+    await settled()
+    server.feed(text("a"))
+    await settled()
+    assert not server.reading
+    assert server.received == 1  # the connect
+    assert len(telling.asked) == 1
+    assert not watching.done()
+    telling.lose()
+    await asyncio.wait_for(watching, 1)
+    assert (websocket.close_code, websocket.close_reason) == (4321, "bye")
+    assert websocket.client_state is WebSocketState.DISCONNECTED
+    # What came in before the end is received, and then the end, as the server tells it again.
+    server.feed(left())
+    assert await websocket.receive_text() == "a"
+    for _ in range(2):
+        with pytest.raises(WebSocketDisconnect) as end:
+            await websocket.receive_text()
+        assert (end.value.code, end.value.reason) == (4321, "bye")
+
+
+async def test_the_server_is_asked_once(told: Told) -> None:
+    _, websocket, telling = told
+    async with websocket:
+        websocket.start_soon(for_ever)
+        websocket.start_soon(for_ever)
+        waiting = asyncio.create_task(websocket.wait_closed())
+        await settled()
+    waiting.cancel()
+    again = asyncio.create_task(websocket.wait_closed())
+    await settled()
+    assert len(telling.asked) == 1
+    telling.lose()
+    await asyncio.wait_for(again, 1)
+
+
+async def test_a_connection_that_nobody_watches_does_not_ask(told: Told) -> None:
+    server, websocket, telling = told
+    server.feed(text("a"))
+    assert await websocket.receive_text() == "a"
+    await websocket.send_text("b")
+    await websocket.close()
+    assert telling.asked == []
+    assert server.data == ["b"]
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+async def test_who_only_sends_asks_once_and_looks_no_more(told: Told, version: str) -> None:
+    server, websocket, telling = told
+    server.scope["asgi"] = {"spec_version": version}
+    for _ in range(3):
+        await paused()
+        await websocket.send_text("a")
+    assert len(telling.asked) == 1
+    assert (server.received, server.reading) == (1, False)
+    assert server.data == ["a"] * 3
+    telling.lose()
+    for _ in range(2):
+        with pytest.raises(WebSocketDisconnect) as end:
+            await websocket.send_text("late")
+        assert (end.value.code, end.value.reason) == (4321, "bye")
+    assert server.data == ["a"] * 3
+
+
+async def test_who_answers_stays_trusted(told: Told) -> None:
+    """A message is no younger word of the peer than what the server tells."""
+    server, websocket, telling = told
+    await paused()
+    await websocket.send_text("asks")
+    server.feed(text("a"))
+    assert await websocket.receive_text() == "a"
+    await paused()
+    await websocket.send_text("b")
+    assert len(telling.asked) == 1
+    assert server.received == 2
+    telling.lose()
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.send_text("late")
+
+
+async def test_a_loss_that_is_told_while_somebody_receives(told: Told) -> None:
+    """The receiver has what came in before, the sender hears of the loss at once."""
+    server, websocket, telling = told
+    await paused()
+    await websocket.send_text("asks")
+    receiving = asyncio.create_task(websocket.receive_text())
+    await settled()
+    telling.lose()
+    server.feed(text("a"), left())
+    assert await receiving == "a"
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.send_text("late")
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.receive_text()
+    assert server.data == ["asks"]
+
+
+async def test_a_send_that_is_stuck_ends_with_the_loss(told: Told) -> None:
+    server, websocket, telling = told
+    server.hold = asyncio.Event()
+    await paused()
+    sending = asyncio.create_task(websocket.send_text("a"))
+    await server.held.wait()
+    telling.lose()
+    with pytest.raises(WebSocketDisconnect) as end:
+        await asyncio.wait_for(sending, 1)
+    assert end.value.code == 4321
+
+
+async def test_a_handler_that_receives_is_not_read_ahead_of(told: Told) -> None:
+    server, websocket, telling = told
+    server.feed(text("a"), text("b"))
+    async with websocket:
+        websocket.start_soon(for_ever)
+        assert await websocket.receive_text() == "a"
+        await settled()
+        assert (server.received, server.reading) == (2, False)
+        assert await websocket.receive_text() == "b"
+        telling.lose()
+        server.feed(left())
+        with pytest.raises(WebSocketDisconnect):
+            await websocket.receive_text()
+
+
+async def test_the_code_is_the_one_that_was_told_first(told: Told) -> None:
+    server, websocket, telling = told
+    waiting = asyncio.create_task(websocket.wait_closed())
+    await settled()
+    telling.lose(1012, "")
+    telling.lose(1006, "other")
+    await asyncio.wait_for(waiting, 1)
+    server.feed(left())
+    with pytest.raises(WebSocketDisconnect) as end:
+        await websocket.receive_text()
+    assert end.value.code == websocket.close_code == 1012
+
+
+async def wrapped(server: Server, part: str) -> WebSocket:
+    """A WebSocket of which a middleware has wrapped something."""
+
+    async def receive() -> Message:
+        return await server.receive()
+
+    async def send(message: Message) -> None:
+        await server.send(message)
+
+    wraps = {"receive": server.receive, "send": server.send} | (
+        {"receive": receive} if part == "receive" else {"send": send}
+    )
+    return WebSocket.attach(server.scope, **wraps)  # type: ignore[arg-type]
+
+
+async def reads_ahead(server: Server, websocket: WebSocket) -> bool:
+    """Tell whether the end is looked for by reading."""
+    waiting = asyncio.create_task(websocket.wait_closed())
+    await settled()
+    reading = server.reading
+    server.over = True
+    waiting.cancel()
+    return reading
+
+
+@pytest.mark.parametrize("part", ["receive", "send"])
+async def test_behind_a_middleware_the_server_is_not_asked(serve: Serving, part: str) -> None:
+    server = serve()
+    telling = Telling(server)
+    websocket = await wrapped(server, part)
+    await websocket.accept()
+    assert await reads_ahead(server, websocket)
+    assert telling.asked == []
+
+
+@pytest.mark.parametrize(
+    "extensions", [None, {}, {"websocket.http.response": {}}], ids=["None", "none", "others"]
+)
+async def test_without_the_extension_it_reads_ahead(serve: Serving, extensions: object) -> None:
+    server, websocket = await serve.open(extensions=extensions)
+    assert await reads_ahead(server, websocket)
+
+
+async def test_ways_of_nobodys_own_are_not_used(serve: Serving) -> None:
+    """Whose `send` is no method: nobody can tell whether `receive` belongs to it."""
+    server = serve()
+    telling = Telling(server)
+
+    async def send(message: Message) -> None:
+        await server.send(message)
+
+    server.scope["extensions"]["yaat.wire"]["send"] = send
+    websocket = WebSocket.attach(server.scope, server.receive, send)
+    await websocket.accept()
+    assert await reads_ahead(server, websocket)
+    assert telling.asked == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "reads"), [(1, False), (65_536, False), (65_537, True)], ids=["less", "as", "more"]
+)
+async def test_who_wants_more_held_than_the_server_holds_has_it_read_ahead(
+    serve: Serving, limit: int, *, reads: bool
+) -> None:
+    server = serve(policy=Policy(read_ahead=limit))
+    telling = Telling(server)
+    await server.websocket.accept()
+    assert await reads_ahead(server, server.websocket) is reads
+    assert len(telling.asked) == (not reads)
+
+
+async def test_what_was_read_ahead_stays_in_order(serve: Serving) -> None:
+    """Once something was read ahead the server, which does not hold it, is not asked."""
+    server, websocket = await serve.open(text("a"), text("b"))
+    waiting = asyncio.create_task(websocket.wait_closed())
+    await settled()
+    telling = Telling(server)
+    server.feed(text("c"))
+    async with websocket:
+        websocket.start_soon(for_ever)
+        assert [await websocket.receive_text() for _ in range(3)] == ["a", "b", "c"]
+        await settled()
+        assert telling.asked == []
+        server.feed(left())
+        await asyncio.wait_for(waiting, 1)
+
+
+@pytest.mark.parametrize("part", ["receive", "send", "nothing"])
+async def test_attach_asks_anew(serve: Serving, part: str) -> None:
+    """What a middleware wraps once the server was asked is used from then on."""
+    server = serve()
+    telling = Telling(server)
+    websocket = WebSocket.attach(server.scope, server.receive, server.send)
+    await websocket.accept()
+    first = asyncio.create_task(websocket.wait_closed())
+    await settled()
+    assert len(telling.asked) == 1
+    if part == "nothing":
+        WebSocket.attach(server.scope, server.receive, server.send)
+    else:
+        await wrapped(server, part)
+    second = asyncio.create_task(websocket.wait_closed())
+    await settled()
+    assert server.reading is (part != "nothing")
+    telling.lose()
+    server.over = True
+    await asyncio.wait_for(asyncio.gather(first, second), 1)
+    assert websocket.close_code == 4321
+
+
+@pytest.mark.parametrize("way", ["send", "wait_closed", "start_soon"])
+async def test_an_end_that_a_middleware_makes_is_noticed(serve: Serving, way: str) -> None:
+    """Its `receive` tells of an end of which the server knows nothing."""
+    server = serve()
+    Telling(server)
+    websocket = WebSocket.attach(server.scope, server.receive, server.send)
+    await websocket.accept()
+    await paused()
+    await websocket.send_text("a")  # the server is asked
+
+    async def receive() -> Message:
+        return left(4000, "logged out")
+
+    WebSocket.attach(server.scope, receive, server.send)
+    await paused()
+    if way == "send":
+        with pytest.raises(WebSocketDisconnect):
+            await websocket.send_text("late")
+        assert server.data == ["a"]
+    elif way == "wait_closed":
+        await asyncio.wait_for(websocket.wait_closed(), 1)
+    else:
+        async with websocket:
+            await asyncio.wait((websocket.start_soon(for_ever),), timeout=1)
+    assert websocket.close_code == 4000
 
 
 # One WebSocket for a connection
