@@ -23,7 +23,7 @@ LOOPS = ("uvloop", "asyncio")
 TIMEOUT = 8.0
 """In seconds: below the default of `--handshake-timeout`, by which an absent option would work."""
 
-UPGRADE: Mapping[str, str] = {
+UPGRADE: dict[str, str] = {
     "Connection": "Upgrade",
     "Upgrade": "websocket",
     "Sec-WebSocket-Version": "13",
@@ -109,7 +109,7 @@ class Raw:
 
     async def upgraded(self, path: str, headers: Mapping[str, str] | None = None) -> None:
         """Open a WebSocket on this connection."""
-        answer = await self.ask(path, UPGRADE | (headers or {}))
+        answer = await self.ask(path, {**UPGRADE, **(headers or {})})
         assert answer.status == 101, answer
 
     def half_close(self) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import repeat
 from pathlib import Path
@@ -322,7 +322,7 @@ def many(count: int, *, handshake: bool) -> bytes:
 
 
 # Each with a size up to which it passes and the size from which it does not.
-OF_A_SIZE = {
+OF_A_SIZE: dict[str, tuple[Callable[[int], bytes], int, int]] = {
     "a-value": (lambda size: head(line(size)), LINE - SLACK, LINE + SLACK),
     "a-name": (lambda size: head(f"{'n' * (size - 3)}: 1"), LINE - SLACK, LINE + SLACK),
     "a-target": (lambda size: head(target="/?" + "q" * (size - 15)), LINE - SLACK, LINE + SLACK),
