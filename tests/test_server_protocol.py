@@ -906,6 +906,22 @@ async def test_an_answer_is_not_kept_when_the_application_stops_answering() -> N
     assert stage.words == ["a", "b", "c"]
 
 
+async def test_what_is_sent_while_another_task_receives_leaves_together() -> None:
+    stage = await Stage().opened()
+    waiting = asyncio.ensure_future(stage.hear())
+    await idle()
+    words = [str(number) for number in range(MOST_GATHERED + 2)]
+    await stage.say(*words)
+    assert len(stage.transport.writes) == 1
+    await asyncio.sleep(0)
+    assert stage.words == words
+    assert len(stage.transport.writes) == 2
+    stage.bring(text("a"))
+    assert await waiting == "a"
+    await stage.say("at once")
+    assert stage.words[-1] == "at once"
+
+
 async def gathered() -> Stage:
     """A connection on which an answer waits for more of them."""
     stage = await Stage().opened()
@@ -1949,6 +1965,12 @@ class Moves:
         if self.stage.protocol._ready or self.stage.protocol._decoder.messages:
             await self.stage.receive()
 
+    async def wait(self, _: int) -> None:
+        """Let somebody wait for messages: then, too, what others send is gathered."""
+        waiting = asyncio.ensure_future(self.stage.receive())
+        waiting.add_done_callback(lambda _: waiting.cancelled() or waiting.exception())
+        await asyncio.sleep(0)
+
     async def ping(self, _: int) -> None:
         self.stage.bring(frame(codec.PING))
 
@@ -1969,8 +1991,8 @@ class Moves:
         await asyncio.gather(*(sending for _, sending in self.sending), return_exceptions=True)
 
 
-WAYS = ["write", "write", "send", "send", "fill", "drain", "turn", "ask", "hear", "ping"]
-WAYS += ["give_up", "want_room", "close"]
+WAYS = ["write", "write", "send", "send", "fill", "drain", "turn", "ask", "hear", "wait"]
+WAYS += ["ping", "give_up", "want_room", "close"]
 SIZES = [0, 1, 40, codec.LONG - 10, codec.LONG, 70_000]
 MOVES = st.tuples(st.sampled_from(WAYS), st.sampled_from(SIZES))
 
