@@ -44,6 +44,7 @@ class Line(asyncio.Transport):
         calls: How it was ended, in order.
         reads: Whether the peer reads what is written.
         lost: Whether the connection is over.
+        lingers: Whether it is not over when we close it: on TLS the peer has a part in that.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Line(asyncio.Transport):
         self.calls: list[str] = []
         self.reads = True
         self.lost = False
+        self.lingers = False
         protocol.connection_made(self)
 
     # The network's part.
@@ -138,7 +140,7 @@ class Line(asyncio.Transport):
         if not self._closing:
             self._closing = True
             self.calls.append("close")
-            if not self._unsent:
+            if not (self._unsent or self.lingers):
                 self._loop.call_soon(self.lose)
 
     def abort(self) -> None:
@@ -495,6 +497,17 @@ async def test_what_an_application_is_told() -> None:
     assert (scope["client"], scope["server"]) == (PEER, HERE)
 
 
+@pytest.mark.parametrize("line", range(4))
+async def test_white_space_behind_a_value_is_none_of_it(line: int) -> None:
+    """RFC 9112, 5.1: "optional leading and/or trailing whitespace" is "excluded"."""
+    lines = [each + b" \t" * (number == line) for number, each in enumerate(UPGRADE)]
+    stage = Stage()
+    assert answers((await brought(stage, request("/ws", *lines))).written) == ECHOED[:1]
+    stage = Stage()
+    await brought(stage, request("/now", b"X: v \t"))
+    assert stage.scopes[0]["headers"][-1] == (b"x", b"v")
+
+
 async def test_a_handshake_has_another_class() -> None:
     stage = Stage()
     line = await brought(stage, request("/one"))
@@ -585,6 +598,24 @@ async def test_who_leaves_while_a_handshake_waits() -> None:
     assert len(stage.scopes) == 1
     assert stage.tasks == 0
     assert stage.state.admission._count == 0
+
+
+@pytest.mark.parametrize("queued", [b"", request("/body"), post()[:-3], HANDSHAKE])
+@pytest.mark.parametrize("error", [None, ConnectionResetError()])
+async def test_a_loss_is_told_to_the_request_that_is_answered(
+    queued: bytes, error: Exception | None
+) -> None:
+    """And those that wait for their turn never have it."""
+    stage = Stage()
+    line = await brought(stage, request("/listen") + queued)
+    line.lose(error)
+    await idle()
+    assert stage.received == [{"type": "http.disconnect"}]
+    stage.gate.set()
+    await idle()
+    assert stage.asked == ["GET /listen"]
+    assert stage.tasks == 0
+    assert line.written == b""
 
 
 async def test_a_websocket_behind_an_answer_that_is_not_read_is_made_to_wait() -> None:
@@ -847,6 +878,20 @@ async def test_who_says_nothing_is_hung_up_on() -> None:
     await asyncio.sleep(0.02)
     assert (line.written, line.calls, line.lost) == (b"", ["close"], True)
     assert stage.connections == []
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET", b"\x00"])
+@in_no_time
+async def test_who_does_not_go_is_cut(beginning: bytes) -> None:
+    line = Stage().line(can_write_eof=False)
+    line.lingers = True
+    line.bring(*[beginning] * bool(beginning))
+    begin = 0 if beginning == b"\x00" else 10
+    await asyncio.sleep(begin + FAREWELL - 0.01)
+    assert line.calls == ["close"]
+    await asyncio.sleep(0.02)
+    assert line.calls == ["close", "abort"]
+    assert line.lost
 
 
 @pytest.mark.parametrize("beginning", [b"\r\n", b"\r\n\r\n"])
@@ -1319,7 +1364,7 @@ async def test_a_proxy_on_a_unix_socket_tells_the_addresses() -> None:
 
 async def test_who_runs_out_of_files_says_so(caplog: pytest.LogCaptureFixture) -> None:
     stage = Stage()
-    stage.state.most_files = 2
+    stage.state._most_files = 64 + 2
     lines = [await opened(stage) for _ in range(3)]
     assert [status(line) for line in lines] == [101, 101, 503]
     assert caplog.messages[-1].endswith("the process has too many files open (ulimit -n)")
@@ -1328,23 +1373,40 @@ async def test_who_runs_out_of_files_says_so(caplog: pytest.LogCaptureFixture) -
     lines[2].lose()
 
 
+async def test_who_has_no_more_files_hangs_up_and_says_it_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage = Stage()
+    stage.state._most_files = 32 + 2
+    for _ in range(2):
+        lines = [stage.line() for _ in range(5)]
+        await idle()
+        assert [line.lost for line in lines] == [False] * 2 + [True] * 3
+        assert [line.calls for line in lines] == [[]] * 2 + [["abort"]] * 3
+        assert stage.connections == [HTTPProtocol] * 2
+        lines[0].lose()
+        stage.line().lose()
+        lines[1].lose()
+    sentence = "no more files may be opened (ulimit -n): further connections are cut"
+    assert caplog.messages == [sentence] * 2
+
+
 @pytest.mark.parametrize(
     ("limit", "most"),
-    [(1_024, 960), (65, 1), (64, 1), (10, 1), (resource.RLIM_INFINITY, math.inf)],
+    [
+        (1_024, 1_024),
+        (128, 128),
+        (127, 128),
+        (1, 128),
+        (resource.RLIM_INFINITY, math.inf),
+    ],
 )
 async def test_how_many_files_a_process_may_open(
     limit: int, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However few there are, some connections are served."""
     monkeypatch.setattr(resource, "getrlimit", {resource.RLIMIT_NOFILE: (limit, limit)}.get)
-    assert State(ServerSettings()).most_files == most
-
-
-@pytest.mark.parametrize("line", range(4))
-async def test_white_space_behind_a_value_is_none_of_it(line: int) -> None:
-    """RFC 9112, 5.1: "optional leading and/or trailing whitespace" is "excluded"."""
-    lines = [each + b" \t" * (number == line) for number, each in enumerate(UPGRADE)]
-    stage = Stage()
-    assert answers((await brought(stage, request("/ws", *lines))).written) == ECHOED[:1]
-    stage = Stage()
-    await brought(stage, request("/now", b"X: v \t"))
-    assert stage.scopes[0]["headers"][-1] == (b"x", b"v")
+    state = State(ServerSettings())
+    assert state._most_files == most
+    assert not state.is_crowded(64)
+    assert state.has_room(64)
