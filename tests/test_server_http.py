@@ -563,7 +563,7 @@ async def test_what_waits_with_a_handshake_is_bounded() -> None:
     line = await brought(stage, request("/listen") + HANDSHAKE, *[HI * 50] * 10)
     protocol = line.get_protocol()
     assert isinstance(protocol, HTTPProtocol)
-    assert 1_000 < len(protocol._next or b"") <= 1_000 + len(HI * 50)
+    assert 1_000 < len(protocol._behind or b"") <= 1_000 + len(HI * 50)
     stage.gate.set()
     await idle(2_000)
     assert answers(line.written) == [answered("/listen"), (101, b""), *[ECHOED[1]] * 500]

@@ -27,6 +27,7 @@ class Policy:
         max_message_bytes: The longest message that is taken, in bytes of the whole message.
         read_ahead: How many bytes are held of messages that came in while the handler was not
             receiving; then reading stops, so that the peer feels it. One message is always held.
+            What the server holds by itself comes on top.
         close_timeout: How long, in seconds, the end of a connection may take: handing over our
             close, the peer's answer to it, and the clean-up of what `start_soon` began.
 

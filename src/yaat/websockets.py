@@ -164,6 +164,7 @@ class WebSocket(HTTPConnection):
                 websocket.__dict__.pop(cached, None)
         websocket.scope, websocket._receive, websocket._send = scope, receive, send
         websocket._is_told = False
+        websocket._trusted_until = min(websocket._trusted_until, websocket._look_at)
         websocket._set_policy()
         return websocket
 

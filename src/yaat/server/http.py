@@ -104,8 +104,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self._answered = False
         # The request that is being answered; more may be queued behind it.
         self._running: RequestResponseCycle | None = None
-        # A handshake behind a request that is being answered: what came behind it.
-        self._next: bytes | None = None
+        # What came behind requests that wait to be answered, or behind a handshake that does.
+        self._behind: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the head of a request."""
@@ -155,8 +155,8 @@ class HTTPProtocol(HttpToolsProtocol):
         """Parse what came."""
         if self._answered:
             return
-        if self._next is not None:
-            self._next = self._kept(self._next, data)
+        if self._behind is not None:
+            self._keep(self._behind + data)
             return
         self._unset_keepalive_if_required()
         try:
@@ -171,16 +171,19 @@ class HTTPProtocol(HttpToolsProtocol):
             else:
                 self._upgrade(early)
 
-    def _kept(self, waiting: bytes, data: bytes) -> bytes:
-        """Keep what comes behind a handshake that waits; the request before it may read on."""
-        if len(waiting) + len(data) > self._settings.read_buffer:
+    def _keep(self, behind: bytes) -> None:
+        """Keep what has to wait; a request that is being answered may ask for more."""
+        self._behind = behind
+        if len(behind) > self._settings.read_buffer:
             self.flow.pause_reading()
-        return waiting + data
 
     def _parse(self, data: bytes) -> bytes | None:
         """Parse what came; return what is behind a handshake."""
         at = 0
         while at < len(data):
+            if self.pipeline:
+                self._keep(data[at:])
+                return None
             in_body = self.cycle is not None and self.cycle.more_body and not self._has_begun
             piece = data[at:] if in_body else data[at : at + _PIECE]
             self._unparsed += len(piece)
@@ -264,8 +267,7 @@ class HTTPProtocol(HttpToolsProtocol):
     def _upgrade(self, early: bytes) -> None:
         """Hand the connection over, when requests before have been answered."""
         if self._is_answering:
-            self._next = early
-            self.flow.pause_reading()
+            self._keep(early)
             return
         address = self._address()
         refusal = self._refusal(address)
@@ -305,11 +307,13 @@ class HTTPProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             return
-        if self._next is not None:
+        if self._behind is not None and not self.pipeline:
             self._unset_keepalive_if_required()
-            early, self._next = self._next, None
-            self.flow.resume_reading()
-            self._upgrade(early)
+            behind, self._behind = self._behind, None
+            if self._is_handshake:
+                self._upgrade(behind)
+            else:
+                self.data_received(behind)
         elif self._has_begun:
             self._unset_keepalive_if_required()
             self._bound_wait()

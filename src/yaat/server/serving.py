@@ -311,10 +311,11 @@ class Worker(multiprocess.Process):
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; who cannot even start says so to the parent, which would start it for ever."""
+        server = self.server  # made before a thread asks for it too
         try:
             super().target(sockets)
         except Exception:
-            if self.server.started:
+            if server.started:
                 raise
             _logger.exception("A worker cannot start.")
             sys.exit(STARTUP_FAILURE)
@@ -323,7 +324,7 @@ class Worker(multiprocess.Process):
         """Answer the parent, until it waits for our end, or is gone: then we stop as well."""
         with suppress(EOFError, OSError):
             super().always_pong()
-        os.kill(os.getpid(), signal.SIGTERM)
+        self.server.should_exit = True
 
     def retire(self) -> None:
         """Let it end while others serve on."""
@@ -424,7 +425,7 @@ def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
     try:
         config = Config(app, settings)
     except Exception as error:  # whatever a file that sets up logging makes of it
-        raise UsageError(f"these settings cannot be used: {error!r}") from error
+        raise UsageError(f"these settings cannot be used: {error}") from error
     if not config.use_subprocess:
         config.load_app()
     listener = config.bind_socket()
@@ -481,5 +482,3 @@ def _serve(config: Config, listener: socket.socket) -> None:
         Workers(config, sockets=[listener]).run()
     else:
         server.run(sockets=[listener])
-        if not server.started:
-            sys.exit(STARTUP_FAILURE)
