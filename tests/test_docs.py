@@ -26,6 +26,7 @@ from yaat.constants import WebSocketCloseEvent, travelling_code
 from yaat.exceptions import WebSocketDisconnect
 from yaat.lifecycle import INCOMING, TABLE, State
 from yaat.responses import Response
+from yaat.server import ServerSettings
 from yaat.testing import HandshakeRefused
 from yaat.websockets import WebSocket
 
@@ -68,8 +69,13 @@ def is_known(words: list[str]) -> bool:
     return False
 
 
-# Begun in test_docs_deploy.py, run in test_docs_programs.py, run by `Reading`, part of the shell.
-ELSEWHERE = {*SERVERS, "websockets", "pytest", "."}
+# Begun in test_docs_deploy.py or test_docs_command.py, run in test_docs_programs.py, run by
+# `Reading`, part of the shell; then what the tests of the pages for production run, or (what needs
+# a systemd or a Docker that runs) look at.
+ELSEWHERE = {*SERVERS, "yaat", "websockets", "pytest", "."} | {
+    *("kill", "ls", "nginx", "nstat", "openssl", "prlimit", "ss", "sysctl", "ulimit"),
+    *("docker", "journalctl", "systemctl", "systemd-analyze", "systemd-socket-activate"),
+}
 
 
 def is_package(requirement: str) -> bool:
@@ -82,13 +88,14 @@ def is_package(requirement: str) -> bool:
 def test_options_of_servers_are_there() -> None:
     named = {
         option
-        for page in ("README.md", "docs/how-to/deploy.md", *TOPICS)
+        for page in ("README.md", *DEPLOYED, *TOPICS)
         for option in re.findall(r"--[a-z][\w-]+", (ROOT / page).read_text())
     }
-    helps = [run("-m", server, "--help") for server in SERVERS]
+    helps = [run("-m", *each, "--help") for each in (*zip(SERVERS), ("yaat", "run"))]
     assert [option for option in named if not any(option in text for text in helps)] == []
 
 
+DEPLOYED = ("docs/how-to/deploy.md", "docs/how-to/restart.md")
 TOPICS = ("docs/topics/servers.md", "docs/topics/security.md")
 
 
@@ -205,6 +212,7 @@ def test_defaults_of_servers() -> None:
     daphne = vars(CommandLineInterface().parser.parse_args(["app:app"]))
     longest = (config.ws_max_size, Config().websocket_max_message_size)
     assert mebibytes["Longest message"] == [
+        str(ServerSettings().max_message_bytes >> 20),
         *(str(size >> 20) for size in longest),
         "16",  # what granian is built with
         str(daphne["websocket_max_message_size"] >> 20),
@@ -464,7 +472,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def test_layers_are_those_that_are_held() -> None:
-    lines = re.findall(r"^\d\. (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    lines = re.findall(r"^\d+\. (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
     contract = PROJECT["tool"]["importlinter"]["contracts"][0]
     held = [layer.split(" | ") for layer in contract["layers"]]
     assert [re.findall(r"`(\w+)`", line) for line in lines] == held
