@@ -76,7 +76,7 @@ class Nginx:
     def __enter__(self) -> Self:
         self.check()
         with self.output.open("wb") as output:
-            self._process = subprocess.Popen(self._command(), stderr=output)
+            self._process = subprocess.Popen(self.command(), stderr=output)
         deadline = time.monotonic() + START_TIMEOUT
         while not self._answers():
             assert self._process.poll() is None, self.output.read_text()
@@ -87,12 +87,16 @@ class Nginx:
     def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait(10)
+        self.release()
+
+    def release(self) -> None:
+        """Give its ports back."""
         for port in self._ports:
             port.release()
 
     def check(self) -> None:
         """Let nginx say that the configuration can be used, without a warning."""
-        done = subprocess.run(self._command("-t"), capture_output=True, text=True, check=False)
+        done = subprocess.run(self.command("-t"), capture_output=True, text=True, check=False)
         said = done.stderr.splitlines()
         assert done.returncode == 0, done.stderr
         assert [line for line in said if "successful" not in line and "is ok" not in line] == []
@@ -101,7 +105,8 @@ class Nginx:
         """Do what `nginx -s reload` does."""
         self._process.send_signal(signal.SIGHUP)
 
-    def _command(self, *options: str) -> list[str]:
+    def command(self, *options: str) -> list[str]:
+        """How it is started."""
         at = ("-p", str(self._directory), "-c", "nginx.conf", "-e", "stderr")
         return [program("nginx", "nginx"), *at, *options]
 

@@ -288,9 +288,10 @@ async def test_new_code_with_workers(tmp_path: Path) -> None:
 
 
 def main_pid(server: Server) -> int:
-    [parent] = re.findall(r"Started parent process \[(\d+)\]", server.written_since())
+    found = re.search(r"Started parent process \[(\d+)\]", server.written_since())
+    assert found is not None
     assert "`Started parent process [PID]`" in TEXT
-    return int(parent)
+    return int(found[1])
 
 
 async def ask_until(server: Server, name: str) -> list[str]:
@@ -316,6 +317,20 @@ async def test_new_code_that_does_not_start(tmp_path: Path) -> None:
 
 def signal_to(server: Server, number: signal.Signals) -> None:
     os.kill(server.pid, number)
+
+
+async def test_one_worker_more_and_one_less(tmp_path: Path) -> None:
+    with serving(tmp_path, YAAT, "--workers", "1") as one, pytest.raises(AssertionError):
+        main_pid(one)  # with one there is no parent
+    with serving(tmp_path, YAAT, "--workers", "2") as server:
+        await written(server, "Started server process", 2)
+        signal_to(server, signal.SIGTTIN)
+        await written(server, "Started server process", 3)
+        signal_to(server, signal.SIGTTOU)
+        await written(server, "Finished server process")
+        async with connect(server.url("/told")) as client:
+            assert await client.receive() == "old"
+        assert server.alive
 
 
 async def test_hup_without_workers(server: Server) -> None:

@@ -117,6 +117,15 @@ async def test_development(server: Tls, files: Path) -> None:
     assert (await done.communicate())[0] == b"hello\n"
 
 
+async def test_a_client_that_does_not_trust_it_leaves_no_trace(server: Tls) -> None:
+    mark = server.mark()
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await told(TlsWire(ssl.create_default_context()), f"{server.https}/told")
+    await told(TlsWire(server.context), f"{server.https}/told")
+    [line] = server.written_since(mark).splitlines()
+    assert "[accepted]" in line
+
+
 def test_how_to_see_that_it_works(server: Tls, files: Path) -> None:
     said = shlex.split(f"openssl s_client -connect 127.0.0.1:{server.port}")
     assert shlex.join(said).replace(str(server.port), "8443") in PAGE.read_text()
