@@ -1,13 +1,12 @@
-"""Serve the chat on uvicorn: `python serve.py [--host HOST] [--port PORT]`."""
+"""Serve the chat on Yaat's server: `python serve.py [--host HOST] [--port PORT]`."""
 
 import argparse
-import contextlib
 import socket
 
-import uvicorn
 from app import app
 
-from yaat.server import WebSocketProtocol
+from yaat.server import ServerSettings
+from yaat.server.serving import Config, Server
 
 PORT = 8000
 
@@ -37,12 +36,7 @@ def main() -> None:
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"http://{host}:{listener.getsockname()[1]}/"
     print(f"Chat: {address}  (open it in two tabs; Ctrl-C ends it)", flush=True)
-    # A browser that no longer answers shall not keep the server from ending.
-    config = uvicorn.Config(
-        app, ws=WebSocketProtocol, log_level="warning", timeout_graceful_shutdown=3
-    )
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on when it has ended
-        uvicorn.Server(config).run(sockets=[listener])
+    Server(Config(app, ServerSettings(log_level="warning"))).run(sockets=[listener])
 
 
 if __name__ == "__main__":
