@@ -771,6 +771,16 @@ async def test_a_worker_that_was_killed_is_replaced_but_not_when_all_stop(start:
     assert server.told()[-1]["event"] == "stopped"
 
 
+async def test_workers_stop_when_their_parent_is_no_more(start: Start) -> None:
+    server = start("uvloop", "--workers", "2")
+    async with on_both(server) as visitors:
+        server.signal(signal.SIGKILL)
+        assert seen(await ends_of(visitors)) == {CLEAN: len(visitors)}
+        assert await server.exit_code() == -signal.SIGKILL
+        await until(partial(has_gone, server), server.story)
+    assert_order(server, len(visitors), workers=2)
+
+
 async def test_new_workers_take_over_without_a_break(start: Start) -> None:
     server = start("uvloop", "--workers", "2", "--drain", "1")
     newcomers = refused = 0

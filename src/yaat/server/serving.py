@@ -311,6 +311,7 @@ class Worker(multiprocess.Process):
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; who cannot even start says so to the parent, which would start it for ever."""
+        self.parent_conn.close()  # a copy: with it open the end of the parent would not be seen
         server = self.server  # made before a thread asks for it too
         try:
             super().target(sockets)
