@@ -38,7 +38,7 @@ from running import (
     start,
     until,
 )
-from servers import Server, ServerPool
+from servers import Server, ServerPool, ServerSpec
 from wires import TlsServer, UnixServer
 
 MIB = 1_048_576
@@ -605,3 +605,23 @@ async def test_two_thousand_who_say_nothing(servers: ServerPool, loop: str) -> N
             await raw.send(HELLO)
             await raw.exactly(ECHOED)
         assert set(await gathered(map(cut, crowd))) == {None}
+
+
+async def test_more_connections_than_files(loop: str, tmp_path: Path) -> None:
+    """Who is too many is cut; it is said in few words, and forgotten when there are fewer."""
+    spec = specification(loop, "--handshake-timeout", "2")
+
+    def arguments(app: str, port: int) -> list[str]:
+        return ["apps.run_with_files", "150", *spec.arguments(app, port)[1:]]
+
+    with Server(ServerSpec(f"few-files-{loop}", arguments), APP, tmp_path) as server:
+        async with AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(dialled(server)) for _ in range(400)]
+            assert set(await gathered(map(cut, crowd))) <= {None, 503}
+        async with nothing_leaks(server), dialled(server) as raw:
+            await raw.upgraded("/echo")
+            await raw.send(HELLO)
+            await raw.exactly(ECHOED)
+        written = server.written_since()
+        assert "Traceback" not in written, written[:2_000]
+        assert len(written) < 10_000
