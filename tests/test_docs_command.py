@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import Closed, connect
+from clients import Closed, Refused, connect
 from documents import DOCS, ROOT, Reading, blocks, commands, tables, write
 from running import run_once, until
 from servers import Port, Server, ServerSpec, yaat_run
@@ -220,10 +220,13 @@ def two(program: Path) -> Iterator[Server]:
         yield server
 
 
-async def worker(server: Server) -> int:
-    """The process that answers."""
-    async with connect(server.url()) as client:
-        return int(str(await client.receive()))
+async def worker(server: Server) -> int | None:
+    """The process that answers, if it is not about to stop."""
+    try:
+        async with connect(server.url()) as client:
+            return int(str(await client.receive()))
+    except Refused:
+        return None
 
 
 def running(processes: set[int]) -> set[int]:
@@ -235,7 +238,8 @@ async def workers(server: Server, count: int) -> set[int]:
     found: set[int] = set()
 
     async def all_of_them() -> set[int] | None:
-        found.add(await worker(server))
+        if answering := await worker(server):
+            found.add(answering)
         alive = running(found)
         return alive if len(alive) >= count else None
 
@@ -249,6 +253,7 @@ def test_every_signal_is_in_the_table() -> None:
         "SIGINT, Ctrl-C",
         "SIGTERM or SIGINT again",
         "SIGHUP",
+        "SIGKILL",
         "SIGTTIN",
         "SIGTTOU",
     ]
@@ -281,7 +286,7 @@ async def test_a_worker_ignores_what_a_terminal_sends_to_all(two: Server) -> Non
     assert await workers(two, 2) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 async def test_a_worker_that_is_told_to_end_is_replaced(
     number: signal.Signals, two: Server
 ) -> None:
@@ -293,6 +298,21 @@ async def test_a_worker_that_is_told_to_end_is_replaced(
         return one not in now and other in now
 
     await until(is_replaced)
+
+
+async def test_workers_without_a_parent_stop(two: Server) -> None:
+    left = await workers(two, 2)
+    async with connect(two.url()) as client:
+        await client.receive()
+        os.kill(two.pid, signal.SIGKILL)
+        with pytest.raises(Closed) as end:
+            await client.receive()
+        assert end.value.code == 1012
+
+    async def have_ended() -> bool:
+        return not running(left)
+
+    await until(have_ended)
 
 
 async def test_workers_come_and_go(two: Server) -> None:
