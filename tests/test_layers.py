@@ -56,6 +56,28 @@ WRONG = [
     ("testing", LOCAL, "from yaat.requests import Request", "yaat.requests"),
     ("testing", LOCAL, "import yaat.turns", "yaat.turns"),
     ("testing", LOCAL, "import starlette.testclient", "starlette"),
+    ("frames", HIDDEN, "from yaat.websockets import WebSocket", "yaat.websockets"),
+    ("frames", LOCAL, "import yaat.server.codec", "yaat.server.codec"),
+    ("websockets", LOCAL, "from yaat.server.wire import Wire", "yaat.server.wire"),
+    ("app", HIDDEN, "from yaat.server import ServerSettings", "yaat.server"),
+    ("app", LOCAL, "import yaat.cli", "yaat.cli"),
+    ("cli", LOCAL, "import uvicorn", "uvicorn"),
+    ("cli", HIDDEN, "import yaat.__main__", "yaat.__main__"),
+    ("server.protocol", HIDDEN, "from yaat.websockets import WebSocket", "yaat.websockets"),
+    ("server.serving", LOCAL, "from yaat.app import Yaat", "yaat.app"),
+    ("server.http", LOCAL, "from starlette.types import Scope", "starlette"),
+    ("server.serving", LOCAL, "import websockets", "websockets"),
+    ("server.settings", LOCAL, "import uvicorn", "uvicorn"),
+    ("server.admission", HIDDEN, "import uvicorn", "uvicorn"),
+    ("server.codec", LOCAL, "import uvicorn", "uvicorn"),
+    ("server.opening", HIDDEN, "import yaat.server.settings", "yaat.server.settings"),
+    ("server.settings", LOCAL, "import yaat.server.protocol", "yaat.server.protocol"),
+    ("server.deflate", HIDDEN, "import yaat.server.codec", "yaat.server.codec"),
+    ("server.codec", LOCAL, "import yaat.server.protocol", "yaat.server.protocol"),
+    ("server.admission", LOCAL, "import yaat.server.http", "yaat.server.http"),
+    ("server.protocol", LOCAL, "import yaat.server.http", "yaat.server.http"),
+    ("server.codec", HIDDEN, "import yaat.server.admission", "yaat.server.admission"),
+    ("server.http", HIDDEN, "import yaat.server.serving", "yaat.server.serving"),
 ]
 
 
@@ -65,7 +87,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("spoilt")
     shutil.copytree(ROOT / "src" / "yaat", folder / "yaat")
     for module, place, line, _ in WRONG:
-        path = folder / "yaat" / f"{module}.py"
+        path = folder / "yaat" / f"{module.replace('.', '/')}.py"
         path.write_text(path.read_text() + place.format(line))
     status, output = linted(folder)
     assert status == 1, output
@@ -79,9 +101,10 @@ def test_an_import_that_is_not_allowed(
     assert f"yaat.{module} -> {imported} " in spoilt, line + place
 
 
-def test_a_module_needs_a_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", ["yaat", "yaat/server"])
+def test_a_module_needs_a_place(room: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "src" / "yaat", tmp_path / "yaat")
-    (tmp_path / "yaat" / "newcomer.py").write_text("")
+    (tmp_path / room / "newcomer.py").write_text("")
     status, output = linted(tmp_path)
     assert status != 0
     assert "newcomer" in output
