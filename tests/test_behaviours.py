@@ -228,6 +228,13 @@ async def test_a_close_reason_has_at_most_123_bytes(
         assert seen == (4000, reason if peer.facts.sends_reason else "")
 
 
+async def test_a_close_leaves_behind_a_message(peer: Peer) -> None:
+    async with peer.connect("/send-and-close") as client:
+        assert await client.receive() == "last"
+        assert (await closed(client))[0] == 4001
+    await assert_quiet_end(peer)
+
+
 async def test_a_second_close_does_nothing(peer: Peer) -> None:
     async with peer.connect("/close-twice") as client:
         assert await closed(client) == (4001, "first" if peer.facts.sends_reason else "")

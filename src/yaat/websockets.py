@@ -535,6 +535,8 @@ class WebSocket(HTTPConnection):
         return True
 
     async def _send_close(self, message: Message) -> None:
+        if _cancelling_loses():
+            await self._stop_reading()  # granian holds a close back while somebody receives
         try:
             await self._send(message)
         except OSError:
@@ -943,9 +945,14 @@ class WebSocket(HTTPConnection):
                 await tasks.end(timeout)
         finally:
             self._tasks = tasks and tasks.outer
-            if self._tasks is None and self._ahead is not None:
-                reading = self._ahead.stop()
-                await cancelled({reading} if reading else set(), timeout)
+            if self._tasks is None:
+                await self._stop_reading()
+
+    async def _stop_reading(self) -> None:
+        """Read ahead no more; what has been read can still be received."""
+        if self._ahead is not None:
+            reading = self._ahead.stop()
+            await cancelled({reading} if reading else set(), self._policy.close_timeout)
 
 
 def _cancelling_loses() -> bool:

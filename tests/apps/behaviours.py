@@ -249,6 +249,14 @@ async def close(websocket: WebSocket, code: int) -> None:
         await websocket.close(code, websocket.query_params.get("reason", ""))
 
 
+@app.websocket_route("/send-and-close")
+async def send_and_close(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text("last")
+    await websocket.close(4001)
+    await websocket.wait_closed()  # the close has to leave before the handler ends
+
+
 @app.websocket_route("/close-twice")
 async def close_twice(websocket: WebSocket) -> None:
     await websocket.accept()
