@@ -9,6 +9,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import weakref
 import zlib
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Literal, ParamSpec
@@ -2100,6 +2101,20 @@ async def test_there_is_room_when_who_waited_has_given_up(moment: str) -> None:
     assert told == [State.OPEN]
 
 
+async def test_there_is_room_when_all_who_waited_gave_up_as_their_turn_came() -> None:
+    stage = await blocked()
+    told = told_of_room(stage)
+    first, second = (asyncio.ensure_future(stage.say(word)) for word in "ab")
+    await idle()
+    stage.transport.drain()
+    first.cancel()
+    await asyncio.sleep(0)
+    second.cancel()  # which had just been given the turn of the first
+    await idle()
+    assert told == [State.OPEN]
+    assert stage.words == ["first"]
+
+
 async def test_there_is_room_behind_a_mistake() -> None:
     stage = await blocked()
     told = told_of_room(stage)
@@ -2298,6 +2313,25 @@ async def test_they_are_told_in_their_order() -> None:
         stage.protocol.on_loss(lambda *_, number=number: order.append(number))
     await lost(stage, "peer")
     assert order == [0, 1, 2]
+
+
+@pytest.mark.parametrize("asks", ["before", "after"])
+async def test_who_asked_is_let_go_at_the_end(asks: str) -> None:
+    class Listener:
+        def listen(self, *_: object) -> None: ...
+
+    listener = Listener()
+    reference = weakref.ref(listener)
+    stage = await blocked()
+    if asks == "after":
+        stage.transport.lose()
+    stage.protocol.on_room(listener.listen)
+    stage.protocol.on_loss(listener.listen)
+    if asks == "before":
+        stage.transport.lose()
+    del listener
+    await idle()
+    assert reference() is None
 
 
 @in_no_time

@@ -31,10 +31,12 @@ from yaat import (
     Yaat,
 )
 from yaat.constants import WebSocketCloseEvent as WsClose
+from yaat.frames import Frame
 from yaat.middleware import BaseMiddleware, CORSMiddleware, Middleware
 from yaat.requests import URL, Address, Headers, QueryParams
 from yaat.responses import JSONResponse, Response, TextResponse
 from yaat.routing import Mount, Route, WebSocketRoute
+from yaat.server import ServerSettings, WebSocketProtocol, run
 from yaat.staticfiles import StaticFiles
 from yaat.testing import HandshakeRefused, TestClient, WebSocketSession
 from yaat.types import ASGIApp, Message, Receive, Scope, Send
@@ -273,6 +275,50 @@ assert_type(strict.allows_origin("https://example.com", None), bool)
 Policy(["https://example.com"])  # type: ignore[call-arg]
 Policy(colour="red")  # type: ignore[call-arg]
 strict.read_ahead = 1  # type: ignore[misc]
+
+
+# The server, and what it offers
+
+settings = ServerSettings(host="::", port=0, reload_dirs=("src",), idle_timeout=60.0)
+assert_type(settings.but(drain=5.0), ServerSettings)
+assert_type(settings.ping_interval, float | None)
+ServerSettings("127.0.0.1")  # type: ignore[call-arg]
+ServerSettings(port="80")  # type: ignore[arg-type]
+ServerSettings(colour="red")  # type: ignore[call-arg]
+settings.port = 1  # type: ignore[misc]
+
+
+class Patient(WebSocketProtocol):
+    settings = ServerSettings(close_timeout=60.0)
+
+
+class Wrong(WebSocketProtocol):
+    settings = 60.0  # type: ignore[assignment]
+
+
+def starts() -> None:
+    run("app:app")
+    run(app, settings)
+    run(asgi_app, ServerSettings())
+    run(1)  # type: ignore[arg-type]
+
+
+text_frame = Frame("text", "a")
+assert_type(text_frame.data, str | bytes)
+assert_type(text_frame.payload, bytes)
+assert_type(text_frame.event(), Message)
+Frame("binary", b"a")  # type: ignore[arg-type]
+Frame("bytes", bytearray())  # type: ignore[arg-type]
+text_frame.data = "b"  # type: ignore[misc]
+
+
+async def writes(scope: Scope, receive: Receive, send: Send) -> None:
+    wire = (scope.get("extensions") or {}).get("yaat.wire")
+    if wire is not None and send == wire["send"]:
+        taken: bool = wire["write"](text_frame)
+        assert taken
+    else:
+        await send(text_frame.event())
 
 
 async def catches(websocket: WebSocket) -> None:
