@@ -1655,6 +1655,58 @@ async def test_what_is_received_while_we_close(serve: Serving) -> None:
         await websocket.receive_text()
 
 
+@pytest.fixture
+def on_granian(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "granian", sys)
+
+
+async def granians(serve: Serving) -> tuple[Server, WebSocket, list[bool]]:
+    """A connection of granian's; and at each send whether somebody receives."""
+    server = serve()
+    receiving: list[bool] = []
+
+    async def send(message: Message) -> None:
+        receiving.append(server.reading)
+        await server.send(message)
+
+    websocket = WebSocket.attach(server.scope, server.receive, send)
+    await websocket.accept()
+    server.over = True  # here a receive may be cancelled
+    return server, websocket, receiving
+
+
+@pytest.mark.usefixtures("on_granian")
+async def test_a_close_waits_for_nobody_who_reads_ahead(serve: Serving) -> None:
+    """A close is held back there while somebody receives."""
+    server, websocket, receiving = await granians(serve)
+    await websocket.send_text("a")
+    await settled()
+    assert server.reading
+    server.feed(text("one"))
+    await settled()
+    await websocket.close(4000)
+    assert server.sent[-1]["type"] == "websocket.close"
+    assert receiving[-1] is False
+    server.feed(text("two"), left(4000, ""))
+    messages = [await websocket.receive() for _ in range(3)]
+    assert [message.get("text") for message in messages] == ["one", "two", None]
+
+
+@pytest.mark.usefixtures("on_granian")
+async def test_who_receives_while_another_task_closes_hears_of_the_end(serve: Serving) -> None:
+    server, websocket, receiving = await granians(serve)
+    listening = asyncio.create_task(websocket.receive_text())
+    await settled()
+    closing = asyncio.create_task(websocket.close(4000))
+    await settled()
+    server.feed(left(4000, ""))
+    await closing
+    with pytest.raises(WebSocketDisconnect) as end:
+        await listening
+    assert end.value.code == 4000
+    assert receiving[-1] is False
+
+
 # Waiting for the end
 
 
