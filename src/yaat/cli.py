@@ -60,7 +60,7 @@ def _frozen(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, max_help_position=34, width=WIDTH)
+    return argparse.HelpFormatter(prog, max_help_position=32, width=WIDTH)
 
 
 def _grouped(options: Sequence[Field[Any]]) -> Iterator[tuple[str, list[Field[Any]]]]:

@@ -27,6 +27,7 @@ from yaat.types import ASGIApp
 
 _logger = logging.getLogger("uvicorn.error")
 _TICK = 0.1  # how often, in seconds, is looked whether something has ended
+_AT_ONCE = 8  # connections that are accepted in one turn of the event loop
 # What a parent tells a worker whose place another one has taken. Windows has no such signal.
 _RETIRE = getattr(signal, "SIGUSR1", None)
 
@@ -163,23 +164,27 @@ class Server(uvicorn.Server):
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             sys.exit(STARTUP_FAILURE)
-        loop, config = asyncio.get_running_loop(), self.config
-        timeout = config.settings.handshake_timeout if config.ssl else None
-        self.servers = [
-            await loop.create_server(
-                self._protocol,
-                sock=listener,
-                ssl=config.ssl,
-                backlog=config.backlog,
-                ssl_handshake_timeout=timeout,
-                ssl_shutdown_timeout=config.settings.close_timeout if config.ssl else None,
-            )
-            for listener in sockets or ()
-        ]
+        self.servers = []
+        for listener in sockets or ():
+            self.servers.append(await self._listen(listener))
+            if not self.config.use_subprocess:
+                self.config.announce(listener)
         self.started = True
-        if not config.use_subprocess:
-            for listener in sockets or ():
-                config.announce(listener)
+
+    async def _listen(self, listener: socket.socket) -> asyncio.Server:
+        config, settings = self.config, self.config.settings
+        server = await asyncio.get_running_loop().create_server(
+            self._protocol,
+            sock=listener,
+            ssl=config.ssl,
+            backlog=_AT_ONCE,
+            ssl_handshake_timeout=settings.handshake_timeout if config.ssl else None,
+            ssl_shutdown_timeout=settings.close_timeout if config.ssl else None,
+        )
+        # For asyncio the backlog is also how many it accepts before anything else has a turn. Who
+        # is to be cut when there are too many has to have been cut before more are taken.
+        listener.listen(settings.backlog)
+        return server
 
     def _protocol(self) -> asyncio.Protocol:
         return HTTPProtocol(self.config, self.server_state, self.lifespan.state)
@@ -428,7 +433,7 @@ def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
     except Exception as error:  # whatever a file that sets up logging makes of it
         raise UsageError(f"these settings cannot be used: {error}") from error
     if not config.use_subprocess:
-        config.load_app()
+        _load(config)
     listener = config.bind_socket()
     try:
         _serve(config, listener)
@@ -436,6 +441,23 @@ def run(app: ASGIApp | str, settings: ServerSettings | None = None) -> None:
         listener.close()
         if config.uds is not None:
             remove_socket(config.uds)
+
+
+def _load(config: Config) -> None:
+    """Import the application.
+
+    Raises:
+        UsageError: There is no such module.
+        SystemExit: There is no such name in it; the log says so.
+        Exception: What the module raised.
+    """
+    try:
+        config.load_app()
+    except ModuleNotFoundError as error:
+        module = str(config.app).partition(":")[0]
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise  # the application itself lacks something
+        raise UsageError(f"there is no module {error.name!r} in {sys.path[0]}") from None
 
 
 def check(app: ASGIApp | str, settings: ServerSettings) -> None:
@@ -462,7 +484,7 @@ def _check_tls(settings: ServerSettings) -> None:
     certificate, key = settings.ssl_certfile, settings.ssl_keyfile
     if certificate is None:
         if key is not None:
-            raise UsageError("a ssl_keyfile is the key of a certificate: give its ssl_certfile")
+            raise UsageError("ssl_keyfile is the key of a certificate: give ssl_certfile too")
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:

@@ -38,9 +38,9 @@ class ServerSettings:
         fd: File descriptor of a socket to listen on instead. It was opened by who started this.
         backlog: Connections that the kernel holds until they are taken.
         app_dir: Directory from which the application is imported.
-        factory: Whether APP is called, without arguments, to make the application.
+        factory: Whether to call APP, so that it makes the application.
         root_path: Path under which a proxy serves the application.
-        workers: Processes that share the socket. None: `$WEB_CONCURRENCY`, or one.
+        workers: Processes that share the socket, else $WEB_CONCURRENCY or one.
         reload: Whether to start anew when a file changes; for development.
         reload_dirs: Directory to watch. None given: the current one.
         reload_includes: Pattern of files to watch besides `*.py`. It needs `watchfiles`.
@@ -50,12 +50,11 @@ class ServerSettings:
         ssl_keyfile: Its private key, if it is in another file.
         ssl_keyfile_password: Password of the private key.
         ssl_ca_certs: Certificates of those whose clients are trusted.
-        ssl_cert_reqs: Whether clients need a certificate: 0 no, 1 if they have one, 2 yes.
+        ssl_cert_reqs: Whether clients need a certificate: 0 no, 1 may have, 2 yes.
         proxy_headers: Whether to believe X-Forwarded-For and X-Forwarded-Proto.
-        forwarded_allow_ips: From which addresses to believe them, with commas. None:
-            `$FORWARDED_ALLOW_IPS`, or this machine.
+        forwarded_allow_ips: From whom, with commas, else $FORWARDED_ALLOW_IPS or loopback.
         access_log: Whether to log each request.
-        log_level: What is logged: critical, error, warning, info, debug, trace.
+        log_level: Least of critical, error, warning, info, debug, trace to log.
         log_config: File that sets up logging, .ini, .json or .yaml.
         handshake_timeout: How long the head of a request may take, and TLS before it. Then the
             connection is cut; a head that had begun is answered with 408.
@@ -81,10 +80,10 @@ class ServerSettings:
         compress_from: Size from which a message is compressed. JSON of 512 bytes shrinks by half;
             below that it fits in one packet either way.
         drain: How long the closes are spread when the server stops. Zero: all at once.
-        handler_timeout: How long a handler may go on when a stop has closed its WebSocket. Then it
-            is cancelled.
-        close_timeout: How long a peer may take to answer our close frame, or to hang up.
-        shutdown_timeout: How long requests, and handlers that were cancelled, may hold up a stop.
+        handler_timeout: How long a handler may go on behind a close by a stop. Then it is
+            cancelled.
+        close_timeout: How long a peer may take to answer our close, or to hang up.
+        shutdown_timeout: How long requests and cancelled handlers may hold up a stop.
 
     Raises:
         ArgumentError: A value that cannot be meant. It is a `ValueError`.
