@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ImportError as missing:
         sys.exit(f"yaat: {missing}")
 
-    parser = argparse.ArgumentParser(prog="yaat", description="The WebSocket toolkit for Python.")
+    parser = argparse.ArgumentParser(
+        prog="yaat", description="The WebSocket toolkit for Python.", allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"yaat {version('yaat')}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     serving = commands.add_parser(
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Serve an ASGI application. Times are in seconds, sizes in bytes.",
         usage="yaat run [options] APP",
         formatter_class=_formatter,
+        allow_abbrev=False,
     )
     serving.add_argument("app", metavar="APP", help="the application: module:name")
     for group, options in _grouped(fields(settings.ServerSettings)):

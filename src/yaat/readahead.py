@@ -10,6 +10,10 @@ from yaat.tasks import cancel, failure_of
 from yaat.types import Message, Receive
 
 
+class StoppedError(Exception):
+    """Reading was given up while somebody waited for what it would bring."""
+
+
 class ReadAhead:
     """Reads a connection while its handler does not, so that the end of it is noticed.
 
@@ -71,6 +75,7 @@ class ReadAhead:
         One at a time may wait here, and only while it is not empty.
 
         Raises:
+            StoppedError: Reading was given up meanwhile.
             Exception: What the server's `receive` raised.
         """
         if not self._messages:
@@ -89,6 +94,8 @@ class ReadAhead:
         finally:
             self._waiter = None
         if not self._messages:
+            if self._task is not task:
+                raise StoppedError
             self._task = None
             task.result()
 

@@ -51,7 +51,7 @@ from yaat.lifecycle import (
     move,
 )
 from yaat.payload import Mode, check_encodable, decode, encode, kind_of
-from yaat.readahead import ReadAhead
+from yaat.readahead import ReadAhead, StoppedError
 from yaat.requests import HTTPConnection
 from yaat.tasks import TaskScope, cancelled, failure_of
 from yaat.turns import Turns
@@ -663,8 +663,12 @@ class WebSocket(HTTPConnection):
         if self._life is OPEN and _cancelling_loses():
             self._require_ahead().start(self._fetch)
         ahead = self._ahead
-        following = self._fetch if ahead is None or ahead.is_empty else ahead.next
-        return await self._bounded(following())
+        if ahead is None or ahead.is_empty:
+            return await self._bounded(self._fetch())
+        try:
+            return await self._bounded(ahead.next())
+        except StoppedError:
+            return await self._bounded(self._fetch())
 
     async def _bounded(self, following: Awaitable[Message]) -> Message:
         """Wait without end, unless the end is known: then the server gets `close_timeout`."""
