@@ -569,6 +569,27 @@ async def test_what_waits_with_a_handshake_is_bounded() -> None:
     assert answers(line.written) == [answered("/listen"), (101, b""), *[ECHOED[1]] * 500]
 
 
+@pytest.mark.parametrize("packets", [1, 40])
+@pytest.mark.parametrize("last", [b"", HANDSHAKE + HI + THERE], ids=["requests", "handshake"])
+async def test_requests_that_wait_for_their_turn_are_bounded(packets: int, last: bytes) -> None:
+    """They are kept as they came, and what is too much stays with the peer."""
+    stage = Stage(ServerSettings(read_buffer=10_000))
+    data = request("/now") * 2_000 + last
+    size = len(data) // packets + 1
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    line = await brought(stage, request("/listen") + pieces[0], *pieces[1:])
+    protocol = line.get_protocol()
+    assert isinstance(protocol, HTTPProtocol)
+    assert 0 < len(protocol.pipeline) <= 4_096 // len(request("/now")) + 1
+    assert len(protocol._behind or b"") <= 10_000 + size
+    stage.gate.set()
+    while len(stage.asked) < 2_001 or stage.tasks > bool(last):
+        await idle()
+    await idle(40)
+    answered_all = [answered("/listen"), *[answered("/now")] * 2_000]
+    assert answers(line.written) == [*answered_all, *(ECHOED if last else [])]
+
+
 async def test_a_handshake_behind_two_requests_waits_for_both() -> None:
     stage = Stage()
     line = await brought(stage, request("/slow") + request("/slow") + HANDSHAKE + HI + THERE)
