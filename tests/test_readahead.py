@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yaat.readahead import ReadAhead
+from yaat.readahead import ReadAhead, StoppedError
 from yaat.types import Message
 
 
@@ -317,13 +317,13 @@ async def test_stopping_cancels_the_call_and_keeps_what_was_read() -> None:
     assert ahead.is_empty
 
 
-async def test_who_waits_when_it_is_stopped_is_cancelled_with_it() -> None:
+async def test_who_waits_when_it_is_stopped_is_told() -> None:
     ahead = ReadAhead(1000)
     ahead.start(Server().receive)
     waiting = asyncio.create_task(ahead.next())
     await idle()
     await end(ahead)
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(StoppedError):
         await waiting
 
 

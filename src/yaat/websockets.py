@@ -668,6 +668,8 @@ class WebSocket(HTTPConnection):
         try:
             return await self._bounded(ahead.next())
         except StoppedError:
+            await self._out.take()  # our close is on its way, and has to leave first
+            self._out.give()
             return await self._bounded(self._fetch())
 
     async def _bounded(self, following: Awaitable[Message]) -> Message:
