@@ -31,7 +31,7 @@ from yaat.exceptions import (
 )
 from yaat.policy import Policy
 from yaat.types import Message
-from yaat.websockets import PATIENCE, WebSocket, WebSocketState
+from yaat.websockets import FOREVER, PATIENCE, WebSocket, WebSocketState
 
 SHORT = 0.05
 HASTY = Policy(close_timeout=SHORT)
@@ -2398,6 +2398,7 @@ async def test_who_only_sends_asks_once_and_looks_no_more(told: Told, version: s
         await websocket.send_text("a")
     assert len(telling.asked) == 1
     assert (server.received, server.reading) == (1, False)
+    assert websocket._trusted_until == FOREVER
     assert server.data == ["a"] * 3
     telling.lose()
     for _ in range(2):
@@ -2414,6 +2415,7 @@ async def test_who_answers_stays_trusted(told: Told) -> None:
     await websocket.send_text("asks")
     server.feed(text("a"))
     assert await websocket.receive_text() == "a"
+    assert websocket._trusted_until == FOREVER
     await paused()
     await websocket.send_text("b")
     assert len(telling.asked) == 1
@@ -2523,7 +2525,8 @@ async def test_without_the_extension_it_reads_ahead(serve: Serving, extensions: 
     assert await reads_ahead(server, websocket)
 
 
-async def test_ways_of_nobodys_own_are_not_used(serve: Serving) -> None:
+@pytest.mark.parametrize("part", ["send", "both"])
+async def test_ways_of_nobodys_own_are_not_used(serve: Serving, part: str) -> None:
     """Whose `send` is no method: nobody can tell whether `receive` belongs to it."""
     server = serve()
     telling = Telling(server)
@@ -2531,8 +2534,12 @@ async def test_ways_of_nobodys_own_are_not_used(serve: Serving) -> None:
     async def send(message: Message) -> None:
         await server.send(message)
 
+    async def receive() -> Message:
+        return await server.receive()
+
     server.scope["extensions"]["yaat.wire"]["send"] = send
-    websocket = WebSocket.attach(server.scope, server.receive, send)
+    receives = receive if part == "both" else server.receive
+    websocket = WebSocket.attach(server.scope, receives, send)
     await websocket.accept()
     assert await reads_ahead(server, websocket)
     assert telling.asked == []
