@@ -19,6 +19,7 @@ from apps.wire import MIXED, WATCHES
 from clients import Client, Closed, Frames, SocketClient
 from peers import ServerPeer
 from servers import SPECS, Server, ServerPool, ServerSpec
+from wires import TlsServer, WirePeer
 
 OURS = ("yaat-uvloop", "yaat-asyncio", "yaat-run-uvloop", "yaat-run-asyncio")
 OTHERS = tuple(name for name in SPECS if name not in OURS)
@@ -206,10 +207,9 @@ async def test_what_is_written_and_sent_comes_in_the_order_of_the_calls(
 ) -> None:
     async with listening(bare, "/mix", window, receive_buffer=4_096) as client:
         if is_slow:
-            await asyncio.sleep(0.2)
+            await bare.recorded("blocked")
         messages = [str(await client.receive()) for _ in range(MIXED)]
         assert [int(message.partition(" ")[0]) for message in messages] == list(range(MIXED))
-    await bare.recorded("mixed")
     assert_quiet(bare)
 
 
@@ -292,10 +292,13 @@ async def test_the_silence_of_a_peer_is_told(name: str, servers: ServerPool) -> 
         assert (end.value.code, end.value.reason) == (1011, "keepalive ping timeout")
 
 
+@pytest.mark.parametrize("kind", [Server, TlsServer], ids=["plain", "TLS"])
 @pytest.mark.parametrize("name", OURS)
-async def test_the_stop_of_the_server_is_told(name: str, tmp_path: Path) -> None:
-    with Server(SPECS[name], "apps.wire:bare", tmp_path) as server:
-        peer = ServerPeer(SPECS[name], server)
+async def test_the_stop_of_the_server_is_told(
+    name: str, kind: type[Server], tmp_path: Path
+) -> None:
+    with kind(SPECS[name], "apps.wire:bare", tmp_path) as server:
+        peer = (WirePeer if kind is TlsServer else ServerPeer)(server.spec, server)
         async with peer.connect("/lose") as client:
             await losing(peer, client)
             # They are certain to be there: what came in behind them was answered.
