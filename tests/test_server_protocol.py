@@ -1798,7 +1798,7 @@ async def test_only_what_shrinks_is_written_compressed(
     assert inflated(stage.sent[0]) == (codec.BINARY, data)
 
 
-@pytest.mark.parametrize("state", set(State) - {State.OPEN})
+@pytest.mark.parametrize("state", [each for each in State if each is not State.OPEN])
 async def test_nothing_is_written_on_what_is_not_open(state: State) -> None:
     stage = await reached(state)
     assert stage.protocol.write(in_text("a")) is False
@@ -2141,7 +2141,7 @@ async def test_there_is_no_room_when_a_pong_fills_the_transport() -> None:
     assert told == [State.OPEN]
 
 
-@pytest.mark.parametrize("state", set(State) - {State.CONNECTING})
+@pytest.mark.parametrize("state", list(State)[1:])
 async def test_room_in_every_state(state: State) -> None:
     stage = await reached(state)
     told = told_of_room(stage)
