@@ -92,6 +92,7 @@ class Visitor(asyncio.Protocol):
         self._answer_after = answer_after
         self._has_answered = False
         self._has_ended = False
+        self._is_lost = False  # `ended` may also be done as who awaited it was cancelled
         self._error: str | None = None
         self._key = base64.b64encode(os.urandom(16)).decode()
         self._head = b""
@@ -192,6 +193,7 @@ class Visitor(asyncio.Protocol):
         return self.told is not None and self._answer_after is not None and not self._has_answered
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._is_lost = True
         told = self.told or End(NO_CLOSE, "", time.monotonic())
         if error is not None:
             self._error = repr(error)
@@ -228,7 +230,7 @@ class Visitor(asyncio.Protocol):
 
     def leave(self) -> None:
         """End the connection without a word."""
-        if hasattr(self, "_transport") and not self.ended.done():
+        if hasattr(self, "_transport") and not self._is_lost:
             self._transport.abort()
         if self.answered.done():
             self.answered.exception()

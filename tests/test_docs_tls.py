@@ -191,6 +191,9 @@ async def test_renewal_with_workers(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     options = ["--ssl-certfile", str(cert), "--ssl-keyfile", str(key), "--workers", "2"]
     with Tls(tmp_path, options, cert) as server:
+        async with asyncio.timeout(30):  # the second worker may read its certificate later
+            while server.written_since(0).count("Application startup complete.") < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         old = serial(server)
         async with connect_over(TlsWire(server.context), f"{server.https}/echo") as client:
             certificate(tmp_path)
