@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import weakref
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripted import in_scripted_time
-from yaat.server.sweep import Sweep, sweep
+from yaat.server.sweep import Sweep, Swept, leave, sweep
 
 STEP = 1.0
 
@@ -104,12 +105,22 @@ def test_who_is_taken_out_is_not_looked_at() -> None:
         one, other, third = Looked(), Looked(), Looked()
         due = own.put(one, 3, loop)
         assert own.put(other, 3, loop) is due
-        due.discard(one)
+        leave(due, one)
         own.put(third, 5, loop)
         await asyncio.sleep(10)
         assert (len(one.times), len(other.times), len(third.times)) == (0, 1, 1)
 
     in_scripted_time(run)
+
+
+def test_the_last_who_leaves_gives_the_memory_back() -> None:
+    everybody = [Looked() for _ in range(1_000)]
+    due: set[Swept] = set(everybody)
+    large = sys.getsizeof(due)
+    for looked in everybody:
+        assert sys.getsizeof(due) == large
+        leave(due, looked)
+    assert sys.getsizeof(due) == sys.getsizeof(set())
 
 
 def test_who_is_taken_out_while_others_are_looked_at_is_not_either() -> None:

@@ -50,7 +50,7 @@ from yaat.server.gathering import Gathering, gathering
 from yaat.server.opening import Denial, HandshakeError, Request
 from yaat.server.proxies import behind_proxy
 from yaat.server.settings import ServerSettings
-from yaat.server.sweep import Sweep, Swept, sweep
+from yaat.server.sweep import Sweep, Swept, leave, sweep
 from yaat.server.wire import NAME as WIRE
 from yaat.server.wire import LossCallback, RoomCallback, Wire
 from yaat.turns import Turns
@@ -902,7 +902,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 timer.cancel()
         self._timer = self._idle = None
         if self._bucket is not None:
-            self._bucket.discard(self)
+            leave(self._bucket, self)
             self._bucket = None
 
     def _look_idle(self, timeout: float) -> None:

@@ -41,7 +41,7 @@ class Sweep:
         """Look at `connection` in so many seconds, once.
 
         Returns:
-            Those who are due at the same time; who is taken out of it is not looked at.
+            Those who are due at the same time; who leaves them (`leave`) is not looked at.
         """
         now = loop.time() if self._now is None else self._now
         if not self._is_running:
@@ -70,6 +70,13 @@ class Sweep:
             self._wait(loop)
         else:
             self._is_running = False
+
+
+def leave(due: set[Swept], connection: Swept) -> None:
+    """Take `connection` out of those who are due; the last one gives their memory back."""
+    due.discard(connection)
+    if not due:
+        due.clear()  # a set that was large keeps its table otherwise
 
 
 _sweeps: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[float, Sweep]] = WeakKeyDictionary()
