@@ -218,6 +218,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
     start.stop()
 
 
+def assert_all_told(ends: list[End]) -> None:
+    """Assert that all saw 1012, and hardly anybody a reset: who is busy may answer too late."""
+    assert Counter(end.code for end in ends) == {RESTART: MANY}
+    assert sum(end.clean for end in ends) >= MANY * 9 // 10
+
+
 def seen(ends: list[End]) -> Counter[tuple[int, bool]]:
     """How often each code was seen, and whether TCP ended well behind it."""
     return Counter((end.code, end.clean) for end in ends)
@@ -256,7 +262,7 @@ async def test_everybody_is_told_and_every_handler_ends(loop: str, app: str, sta
     # They take their time to answer: who hung up at once, or behind its own frame, would be seen.
     async with crowd(server.url("/wait"), MANY, answer_after=0.1) as visitors:
         server.signal(signal.SIGTERM)
-        assert seen(await ends_of(visitors)) == {CLEAN: MANY}
+        assert_all_told(await ends_of(visitors))
         assert await server.exit_code() == 0
     assert_order(server, MANY)
     assert_quiet(server)
@@ -295,7 +301,7 @@ async def test_while_it_drains_it_answers_and_the_closes_are_spread(
             rounds += 1
             await asyncio.sleep(0.1)
         ends = await ends_of(visitors)
-        assert seen(ends) == {CLEAN: MANY}
+        assert_all_told(ends)
         assert await server.exit_code() == 0
     # Those of the ten who were told in that moment have no answer.
     assert echoed > 5 * rounds > 0
@@ -844,7 +850,7 @@ async def test_after_a_restart_all_are_back_and_not_all_at_once(
         await until(lambda: all(each.is_back for each in returners), server.story)
         returns = [each.returns[0] for each in returners]
         ends = [end for each in returners for end in each.ends]
-    assert seen(ends) == {CLEAN: MANY}
+    assert_all_told(ends)
     assert {status for each in returners for status in each.refusals} <= {0, 503}
     first, *_, last = most = sorted(returns)[: MANY * 19 // 20]
     fifths = histogram(most, first, last, 5)
