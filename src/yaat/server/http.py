@@ -272,7 +272,9 @@ class HTTPProtocol(HttpToolsProtocol):
         address = self._address()
         refusal = self._refusal(address)
         if refusal:
-            _logger.warning("refused a handshake of %s: %s", address or "a client", refusal)
+            # While the server stops that is in order, and as many come as there were clients.
+            level = logging.INFO if self.server_state.admission.draining else logging.WARNING
+            _logger.log(level, "refused a handshake of %s: %s", address or "a client", refusal)
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, [retry_after()])
             return
         admission = self.server_state.admission
