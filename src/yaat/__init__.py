@@ -1,12 +1,26 @@
 """Yaat, yet another ASGI toolkit: the WebSocket toolkit for Python."""
 
 from yaat.app import Yaat
+from yaat.channels import (
+    POSITIONED,
+    RAW,
+    Channel,
+    ChannelOptions,
+    Channels,
+    Position,
+    Present,
+    Publication,
+)
 from yaat.constants import WebSocketCloseEvent
 from yaat.endpoint import Endpoint, WebSocketEndpoint
 from yaat.exceptions import (
+    BrokerError,
+    BrokerUnavailable,
+    ChannelError,
     HTTPException,
     MalformedError,
     MessageError,
+    PositionLost,
     Refused,
     RouteError,
     StateError,
@@ -26,12 +40,24 @@ from yaat.websockets import WebSocket
 __version__ = "0.2.0"
 
 __all__ = [
+    "POSITIONED",
+    "RAW",
+    "BrokerError",
+    "BrokerUnavailable",
+    "Channel",
+    "ChannelError",
+    "ChannelOptions",
+    "Channels",
     "Endpoint",
     "HTTPException",
     "MalformedError",
     "MessageError",
     "Observer",
     "Policy",
+    "Position",
+    "PositionLost",
+    "Present",
+    "Publication",
     "Refused",
     "Request",
     "RouteError",

@@ -9,6 +9,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from yaat.brokers import Broker
+from yaat.channels import Channel, Channels, Hub
 from yaat.exceptions import UsageError
 from yaat.observer import Observer
 from yaat.policy import Policy
@@ -34,6 +36,9 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         on_startup: Functions, sync or async, called before it; `on_shutdown` after it.
         policy: For all its sockets, where no router or route gives its own.
         observers: Told what happens to its sockets.
+        broker: What carries its channels: a URL (`"memory://"`), or a `Broker`. None: the channels
+            are those of the nearest `Yaat` around this one; if there is none, memory of its own.
+        channels: The options of its channels, by patterns of names.
         debug, routes, exception_handlers, max_body_size: As Starlette has them, for requests.
     """
 
@@ -52,6 +57,8 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         on_shutdown: Sequence[Hook] | None = None,
         policy: Policy | None = None,
         observers: Sequence[Observer] = (),
+        broker: Broker | str | None = None,
+        channels: Channels | None = None,
         max_body_size: int | None = None,
     ) -> None:
         super().__init__(
@@ -63,6 +70,8 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         self.on_startup = list(on_startup or ())
         self.on_shutdown = list(on_shutdown or ())
         self.observers = tuple(observers)
+        self.hub = Hub(broker, channels)
+        self._shares_hub = broker is None
         self._lifespan = Router(lifespan=lifespan).lifespan_context
         self.router = Router(routes, policy=policy, lifespan=self._live)
         for each in middlewares or ():
@@ -93,18 +102,22 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
             stack = super().build_middleware_stack()
         finally:
             self.user_middleware = own
-        return _Watched(_Fork(stack, outermost[0]), self)
+        return _Entered(_Fork(stack, outermost[0]), self)
 
     @contextlib.asynccontextmanager
     async def _live(self, app: Any) -> AsyncIterator[Any]:
         for hook in self.on_startup:
             await _call(hook)
         try:
+            await self.hub.start()
             async with self._lifespan(app) as state:
                 yield state
         finally:  # what was started is stopped, also if the lifespan fails
-            for hook in self.on_shutdown:
-                await _call(hook)
+            try:
+                for hook in self.on_shutdown:
+                    await _call(hook)
+            finally:
+                await self.hub.close()
 
     def test_client(self, base_url: str = "http://testserver", **options: Any) -> "TestClient":
         """Return a client that talks to this application in process; see `yaat.testing`.
@@ -117,6 +130,36 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         except ModuleNotFoundError as error:
             raise UsageError("the test client needs an extra: pip install 'yaat[test]'") from error
         return TestClient(self, base_url=base_url, **options)
+
+    def channel(self, name: str) -> Channel:
+        """Return a channel, where there is no connection or request at hand.
+
+        In an application that is mounted in another `Yaat` and has no broker of its own it is the
+        other's, as soon as a connection or a request has come that way.
+
+        Raises:
+            ChannelNameError: No channel can have this name. It is a `ValueError`.
+        """
+        return self.hub.channel(name)
+
+    def enter(self, scope: Scope) -> None:
+        """Put into a scope what the application has for its handlers: observers and channels.
+
+        Raises:
+            UsageError: The channels are those of another application, and this one has patterns.
+        """
+        if self.observers:
+            scope["yaat.observers"] = (*scope.get("yaat.observers", ()), *self.observers)
+        hub: Hub | None = scope.get("yaat.hub")
+        if hub is None or not self._shares_hub:
+            scope["yaat.hub"] = self.hub
+        elif hub is not self.hub:
+            if self.hub.channels.patterns:
+                raise UsageError(
+                    "a mounted Yaat has the channels of the one around it: "
+                    "give the patterns there, or give this one a broker of its own"
+                )
+            self.hub = hub
 
     @property
     def table(self) -> Router:
@@ -161,8 +204,8 @@ class _Fork:
         return app(scope, receive, send)
 
 
-class _Watched:
-    """Names the observers of an application in the scope, at the cost of no coroutine."""
+class _Entered:
+    """Puts what an application has for its handlers into the scope, at the cost of no coroutine."""
 
     __slots__ = ("_owner", "_stack")
 
@@ -173,9 +216,8 @@ class _Watched:
         self._owner = owner
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        observers = self._owner.observers
-        if observers:
-            scope["yaat.observers"] = (*scope.get("yaat.observers", ()), *observers)
+        if scope["type"] != "lifespan":
+            self._owner.enter(scope)
         return self._stack(scope, receive, send)
 
 

@@ -15,6 +15,8 @@ from starlette.responses import PlainTextResponse
 from yaat.constants import MAX_REASON_BYTES
 from yaat.exceptions import (
     ArgumentError,
+    BrokerError,
+    ChannelError,
     HTTPException,
     MessageError,
     Refused,
@@ -25,7 +27,7 @@ from yaat.exceptions import (
 )
 from yaat.handshake import checked_headers, checked_status
 from yaat.lifecycle import RESPONSE_BODY
-from yaat.observer import Observer
+from yaat.observer import tell
 from yaat.parameters import Parameters
 from yaat.payload import decode, encode
 from yaat.policy import DEFAULT, Policy
@@ -126,6 +128,7 @@ class Endpoint:
                 raise failure  # so that the server, which closed nothing, does it now
         finally:
             failure = None  # its traceback holds this frame
+            websocket._end_outbox()
             websocket.scope.pop("yaat.websocket", None)  # each holds the other
 
 
@@ -283,8 +286,8 @@ def _ending(error: Exception | None) -> _Ending:
         return _NORMAL
     if isinstance(error, Refused):
         return _Ending(error.close_code, _text(error.reason), error.status, error.headers)
-    if isinstance(error, MessageError):
-        return _Ending(error.close_code, status=400)
+    if isinstance(error, (MessageError, ChannelError, BrokerError)):
+        return _Ending(error.close_code, error.reason, error.status)
     if isinstance(error, WebSocketException):
         return _Ending(error.code, _text(error.reason))
     if isinstance(error, HTTPException):
@@ -316,12 +319,12 @@ async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
     _tell_opened(websocket)
     if ending.failure is not None:
         logger.error("a WebSocket handler failed", exc_info=ending.failure)
-        _tell(websocket, "failed", ending.failure)
+        tell(websocket.scope, "failed", ending.failure)
     try:
         await _end(websocket, ending)
     except (ArgumentError, TypeError) as error:
         logger.exception("a connection cannot end with the code or headers that were raised")
-        _tell(websocket, "failed", error)
+        tell(websocket.scope, "failed", error)
         await _end(websocket, _Ending(1011, status=500))
     finally:
         _tell_ended(websocket, ending.reason)
@@ -330,7 +333,7 @@ async def _conclude(websocket: WebSocket, ending: _Ending) -> None:
 def _tell_opened(websocket: WebSocket) -> None:
     if websocket._told is None:
         websocket._told = "opened"
-        _tell(websocket, "opened")
+        tell(websocket.scope, "opened")
 
 
 def _tell_ended(websocket: WebSocket, reason: str) -> None:
@@ -338,10 +341,10 @@ def _tell_ended(websocket: WebSocket, reason: str) -> None:
         return
     websocket._told = "ended"
     if websocket.denial_status is not None:
-        _tell(websocket, "refused", websocket.denial_status, reason)
+        tell(websocket.scope, "refused", websocket.denial_status, reason)
     else:
         # None: it is cancelled before our close could be handed over.
-        _tell(websocket, "closed", websocket.close_code or 1006, websocket.close_reason)
+        tell(websocket.scope, "closed", websocket.close_code or 1006, websocket.close_reason)
 
 
 async def _end(websocket: WebSocket, ending: _Ending) -> None:
@@ -378,12 +381,3 @@ async def _say_goodbye(websocket: WebSocket) -> None:
 def _cut(reason: str) -> str:
     """Cut `reason` to what a close frame holds, between two characters."""
     return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
-
-
-def _tell(websocket: WebSocket, event: str, *details: Any) -> None:
-    observers: tuple[Observer, ...] = websocket.scope.get("yaat.observers", ())
-    for observer in observers:
-        try:
-            getattr(observer, event)(websocket.scope, *details)
-        except Exception:
-            logger.exception("an observer failed in %s()", event)

@@ -9,8 +9,13 @@
     │   ├── WrongKindError                  text where bytes were expected, or the reverse    1003
     │   ├── MalformedError                  not UTF-8, not JSON                               1007
     │   └── TooBigError                     longer than the policy allows                     1009
-    └── Refused                             the application says no: 403 before accept        1008
-        └── DenialUnsupported (also UsageError)  the server cannot answer with a response     1008
+    ├── Refused                             the application says no: 403 before accept        1008
+    │   └── DenialUnsupported (also UsageError)  the server cannot answer with a response     1008
+    ├── ChannelError                        a channel cannot give what was asked of it        1008
+    │   ├── ChannelNameError (also ValueError)   no channel can have this name                1008
+    │   └── PositionLost                    history does not reach back: a resume is impossible 4010
+    └── BrokerError                         what carries the channels does not answer         1013
+        └── BrokerUnavailable               it cannot be reached
 
 `WebSocketDisconnect(code, reason)`, `WebSocketException(code, reason)` and `HTTPException` are
 Starlette's own classes: what a handler or a middleware written for Starlette catches or raises
@@ -22,10 +27,15 @@ from starlette.websockets import WebSocketDisconnect
 
 __all__ = [
     "ArgumentError",
+    "BrokerError",
+    "BrokerUnavailable",
+    "ChannelError",
+    "ChannelNameError",
     "DenialUnsupported",
     "HTTPException",
     "MalformedError",
     "MessageError",
+    "PositionLost",
     "Refused",
     "RouteError",
     "StateError",
@@ -40,12 +50,18 @@ __all__ = [
 
 
 class YaatError(Exception):
-    """Every error that Yaat raises by itself. `close_code` goes on the wire if nobody catches it.
+    """Every error that Yaat raises by itself.
+
+    Attributes:
+        close_code: What goes on the wire if nobody catches it; with `reason`.
+        status: The HTTP status with which a handshake is answered then.
 
     Spec: RFC 6455, section 7.4.1, for the codes.
     """
 
     close_code = 1011
+    reason = ""
+    status = 500
 
 
 class UsageError(YaatError, RuntimeError):
@@ -72,6 +88,7 @@ class MessageError(YaatError, ValueError):
     """The peer sent what the application does not take. The text never quotes the payload."""
 
     close_code = 1003
+    status = 400
 
 
 class WrongKindError(MessageError):
@@ -128,3 +145,56 @@ class DenialUnsupported(Refused, UsageError):  # noqa: N818 - a refusal is named
 
     Uncaught, it refuses the handshake in the one way that every server has: with a 403.
     """
+
+
+class ChannelError(YaatError):
+    """A channel cannot give what was asked of it."""
+
+    close_code = 1008
+    status = 400
+
+
+class ChannelNameError(ChannelError, ValueError):
+    """A name that no channel can have. It may well have come from a peer."""
+
+
+class PositionLost(ChannelError):  # noqa: N818 - the word for what happened
+    """What came after a position is not all there any more: whoever stood there begins anew.
+
+    Uncaught, it closes the connection with 4010, by which a client knows that it has to do so.
+
+    Args:
+        channel: The name of the channel.
+    """
+
+    close_code = 4010
+    reason = "position lost"
+    status = 409
+
+    def __init__(self, channel: str) -> None:
+        super().__init__(f"the history of {channel!r} does not reach back to that position")
+        self.channel = channel
+
+
+class BrokerError(YaatError):
+    """What carries the channels did not do what was asked. Uncaught, it closes with 1013."""
+
+    close_code = 1013
+    status = 503
+
+
+class BrokerUnavailable(BrokerError):  # noqa: N818 - the word for what it is
+    """The broker cannot be reached.
+
+    Args:
+        reason: What happened, and what to do about it.
+        maybe_published: Whether what was to be published may have been, all the same.
+        retry_in: How long, in seconds, until it is tried again; None: it is not.
+    """
+
+    def __init__(
+        self, reason: str, *, maybe_published: bool = False, retry_in: float | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.maybe_published = maybe_published
+        self.retry_in = retry_in

@@ -1,6 +1,11 @@
 """Observer: what happened to the connections, told to whoever listens."""
 
+import logging
+from typing import Any
+
 from yaat.types import Scope
+
+logger = logging.getLogger("yaat.error")
 
 
 class Observer:
@@ -25,6 +30,25 @@ class Observer:
 
     def failed(self, scope: Scope, error: BaseException) -> None:
         """The handler, or work that it started, raised what nobody caught."""
+
+    def dropped(self, scope: Scope, channel: str, slow: str) -> None:
+        """A publication was left out for a member of `channel` that reads too slowly.
+
+        `slow` is the policy by which it was: `ChannelOptions.slow`.
+        """
+
+    def cut(self, scope: Scope, channel: str) -> None:
+        """A connection is closed since, as a member of `channel`, it reads too slowly."""
+
+
+def tell(scope: Scope, event: str, *details: Any) -> None:
+    """Tell the observers of a connection. What one raises is logged, and changes nothing."""
+    observers: tuple[Observer, ...] = scope.get("yaat.observers", ())
+    for observer in observers:
+        try:
+            getattr(observer, event)(scope, *details)
+        except Exception:
+            logger.exception("an observer failed in %s()", event)
 
 
 __all__ = ["Observer"]

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, StateT, empty_receive, empty_se
 from starlette.requests import HTTPConnection as _HTTPConnection
 from starlette.requests import Request as _Request
 
+from yaat.channels import Channel, Hub
 from yaat.exceptions import UsageError
 from yaat.types import Receive, Scope, Send
 
@@ -175,6 +176,20 @@ class HTTPConnection(_HTTPConnection[StateT]):
         client = self.scope.get("client")
         # granian gives the port as a string.
         return Address(client[0], int(client[1] or 0)) if client else None
+
+    def channel(self, name: str) -> Channel:
+        """Return a channel of the application around this.
+
+        Raises:
+            ChannelNameError: No channel can have this name. It is a `ValueError`.
+            UsageError: There is no `Yaat` around this.
+        """
+        hub: Hub | None = self.scope.get("yaat.hub")
+        if hub is None:
+            raise UsageError(
+                "channels need a Yaat around the handler; elsewhere there is app.channel(name)"
+            )
+        return hub.channel(name)
 
 
 class Request(HTTPConnection[StateT], _Request[StateT]):

@@ -2,6 +2,18 @@
 
 import asyncio
 from collections import deque
+from typing import Protocol
+
+
+class Place(Protocol):
+    """What stands in a queue: a future, or what is like one in this."""
+
+    def done(self) -> bool:
+        """Tell whether it needs no turn any more."""
+        ...
+
+    def set_result(self, result: None, /) -> None:
+        """Be given the turn."""
 
 
 class Turns:
@@ -16,7 +28,7 @@ class Turns:
 
     def __init__(self) -> None:
         self.taken = False
-        self.queue: deque[asyncio.Future[None]] | None = None
+        self.queue: deque[Place] | None = None
 
     async def take(self) -> None:
         """Wait for our turn; those who called earlier come first."""
@@ -32,7 +44,7 @@ class Turns:
                 self.give()
             raise
 
-    def mind(self) -> deque[asyncio.Future[None]]:
+    def mind(self) -> deque[Place]:
         """See to it that who has the turn will call `give`."""
         if self.queue is None:
             self.queue = deque()

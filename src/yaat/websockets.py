@@ -50,6 +50,7 @@ from yaat.lifecycle import (
     is_silent,
     move,
 )
+from yaat.outbox import Outbox
 from yaat.payload import Mode, check_encodable, decode, encode, kind_of
 from yaat.readahead import ReadAhead, StoppedError
 from yaat.requests import HTTPConnection
@@ -124,6 +125,7 @@ class WebSocket(HTTPConnection):
     _end_by: float | None = None
     _is_told = False  # whether the server tells of the loss by itself
     _lost: tuple[int, str] | None = None
+    _outbox: Outbox | None = None
     _said: tuple[int, str] | None = None
     _sending: asyncio.Timeout | None = None
     _tasks: TaskScope | None = None
@@ -411,6 +413,48 @@ class WebSocket(HTTPConnection):
         finally:
             self._sending = None
 
+    # Publications, which the channels send
+
+    @property
+    def outbox(self) -> Outbox:
+        """What waits to be sent of the channels that the connection is in. It is for these.
+
+        Raises:
+            StateError: The connection is not open.
+            WebSocketDisconnect: The peer has left.
+        """
+        self._advance(SEND)
+        if self._outbox is None:
+            self._ask_to_be_told()
+            wire = (self.scope.get("extensions") or {}).get(WIRE)
+            self._outbox = Outbox(
+                self._out,
+                wire if wire is not None and self._send == wire["send"] else None,
+                carry=self._carry,
+                is_open=self._is_open,
+                close=self.close,
+            )
+        return self._outbox
+
+    def _is_open(self) -> bool:
+        return self._life is OPEN and self._lost is None
+
+    async def _carry(self, message: Message) -> None:
+        """Send a publication; who calls this has the turn. A loss cancels who waits here."""
+        self._advance(SEND)
+        try:
+            await self._send(message)
+        except Exception as error:
+            if await self._is_loss(error):
+                raise self._departure() from None
+            raise
+
+    def _end_outbox(self) -> None:
+        """Let go of what still waits, and of what waits for it."""
+        if self._outbox is not None:
+            self._outbox.lose()
+            self._outbox = None
+
     async def _look(self) -> None:
         """Let in what the server knows of the peer, when there has been no word for a while."""
         if self._life is not OPEN or self._lost is not None:
@@ -511,6 +555,7 @@ class WebSocket(HTTPConnection):
                 await self._close(message)
         except TimeoutError:
             self._begin_close(message)
+            self._end_outbox()
             logger.warning("the peer did not let our close through; the server is left to end it")
 
     async def _close(self, message: Message) -> None:
@@ -746,6 +791,8 @@ class WebSocket(HTTPConnection):
             self._sending.reschedule(NEVER)
         if self._end is not None:
             _set(self._end)
+        if self._outbox is not None:
+            self._outbox.lose()
         if self._tasks is not None:
             self._tasks.lose()
 

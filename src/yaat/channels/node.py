@@ -1,0 +1,225 @@
+"""Node: what one process has of the channels: its rooms, and who is there by it."""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from yaat.brokers import open_broker
+from yaat.brokers.contract import Broker, Content, Present, Publication, Published
+from yaat.channels.members import Counts
+from yaat.channels.options import ChannelOptions, Channels
+from yaat.channels.room import Room
+from yaat.exceptions import BrokerError, UsageError
+from yaat.payload import encode
+from yaat.tasks import cancelled
+
+logger = logging.getLogger("yaat.channel")
+
+LINGER: Final = 1.0
+"""How long, in seconds, a channel stays subscribed after its last member has left; at least."""
+
+REFRESH: Final = 20.0
+"""How often, in seconds, the broker is told who is still there; give or take a fifth."""
+
+CLOSE: Final = 5.0
+"""How long, in seconds, closing may take."""
+
+BREATH: Final = 16
+"""After so many publications the event loop gets its turn: who publishes without end to memory
+would leave nobody the time to read."""
+
+
+class Node:
+    """What one process has of the channels. It starts by itself, in the event loop of its use."""
+
+    def __init__(self, broker: Broker | str | None, channels: Channels | None) -> None:
+        self.broker: Final = (
+            broker if isinstance(broker, Broker) else open_broker(broker or "memory://")
+        )
+        self.channels: Final = channels or Channels()
+        self.counts: Final = Counts()
+        self._rooms: dict[str, Room] = {}
+        self._present: dict[tuple[str, str], list[Present]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
+        self._breath = BREATH
+
+    # Its life
+
+    async def start(self) -> None:
+        """Connect, unless it is connected.
+
+        Raises:
+            BrokerUnavailable: The broker cannot be reached; the next use tries it again.
+            UsageError: Another event loop has it.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop not in (None, loop):
+            if not self._loop.is_closed():
+                raise UsageError("channels belong to one event loop; another has these already")
+            self._forget()
+        self._loop = loop
+        if self._starting is None:
+            self._starting = self.run(self.broker.start(self._deliver, self._note_state))
+        await _joined(self._starting)
+
+    async def close(self) -> None:
+        """End all there is of it: subscriptions end, members get nothing more.
+
+        Once more does nothing; its next use starts it again.
+        """
+        if self._loop is None:
+            return
+        for room in self._rooms.values():
+            room.close()
+        await cancelled(self._tasks - {self._starting}, CLOSE)
+        self._forget()
+        await self.broker.close()
+
+    def _forget(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._tasks.clear()
+        self._rooms.clear()
+        self._present.clear()
+        self._loop = self._starting = None
+
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` in a task; what it raises is logged."""
+        task = asyncio.create_task(work, name="yaat channels")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, BrokerError):
+            logger.warning("the broker did not do it: %s", error)
+        elif error is not None:
+            logger.error("a task of the channels failed", exc_info=error)
+
+    def _after(self, seconds: float, callback: Callable[[], None]) -> None:
+        """Call back once, however often this is asked for until then."""
+        if callback not in self._timers and self._loop is not None:
+            self._timers[callback] = self._loop.call_later(seconds, self._call, callback)
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        del self._timers[callback]
+        callback()
+
+    # Publishing, and what comes in
+
+    async def publish(
+        self, channel: str, options: ChannelOptions, content: Content, once: str | None
+    ) -> Published:
+        """Publish; see `Channel.publish`."""
+        if self._loop is not asyncio.get_running_loop():
+            await self.start()
+        published = await self.broker.publish(
+            channel, content, size=options.history, ttl=options.ttl, once=once
+        )
+        self._breath -= 1
+        if not self._breath:
+            self._breath = BREATH
+            await asyncio.sleep(0)
+        return published
+
+    def _deliver(self, channel: str, publication: Publication) -> None:
+        room = self._rooms.get(channel)
+        if room is not None:
+            room.take(publication)
+
+    def _note_state(self, state: str) -> None:
+        logger.debug("the broker is %s", state)
+
+    # Rooms
+
+    async def enter(self, channel: str, options: ChannelOptions) -> Room:
+        """Return the room of a channel, subscribed. Who enters has to `leave` it.
+
+        Raises:
+            BrokerError: It cannot be subscribed to.
+        """
+        await self.start()
+        room = self._rooms.get(channel)
+        if room is None:
+            room = self._rooms[channel] = Room(channel, options, self.broker, self.run)
+        room.uses += 1
+        try:
+            if room.opening is None:
+                room.opening = self.run(room.open())
+            await _joined(room.opening)
+        except BaseException:
+            if room.opening is not None and room.opening.done():
+                room.opening = None  # who comes next tries again
+            self.leave(room)
+            raise
+        return room
+
+    def leave(self, room: Room) -> None:
+        """Need a room no more."""
+        room.uses -= 1
+        if not room.uses:
+            self._after(LINGER, self._tidy)
+
+    def _tidy(self) -> None:
+        """Give up the rooms that nobody needs."""
+        empty = [name for name, room in self._rooms.items() if not room.uses]
+        for name in empty:
+            del self._rooms[name]
+        if empty:
+            self.run(self._unsubscribe(empty))
+
+    async def _unsubscribe(self, channels: list[str]) -> None:
+        for channel in channels:
+            if channel not in self._rooms:
+                await self.broker.unsubscribe(channel)
+            if channel in self._rooms:  # somebody came meanwhile, and the last call counts
+                await self.broker.subscribe(channel)
+
+    # Who is there
+
+    async def arrive(self, channel: str, present: Present) -> None:
+        """Let it be known that somebody is there. Who arrives has to `depart`."""
+        known = self._present.setdefault((channel, present.client), [])
+        known.append(present)
+        self._after(REFRESH * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311 - only jitter
+        if await self.broker.presence_add(channel, present):
+            await self._tell(channel, "join", present)
+
+    async def depart(self, channel: str, present: Present) -> None:
+        """Let it be known that somebody is there no more, whatever happens to who calls this."""
+        known = self._present.get((channel, present.client))
+        if known is None:
+            return  # it was closed meanwhile
+        known.remove(present)
+        if not known:
+            del self._present[channel, present.client]
+            with contextlib.suppress(BrokerError):  # it is logged where it is raised
+                await _joined(self.run(self._depart(channel, present)))
+
+    async def _depart(self, channel: str, present: Present) -> None:
+        if await self.broker.presence_remove(channel, present.client):
+            await self._tell(channel, "leave", present)
+
+    async def _tell(self, channel: str, kind: Any, present: Present) -> None:
+        content = Content(kind, encode(present))
+        await self.broker.publish(channel, content, size=0, ttl=0)
+
+    def _refresh(self) -> None:
+        entries = [(channel, known[-1]) for (channel, _), known in self._present.items()]
+        if entries:
+            self._after(REFRESH * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311
+            self.run(self.broker.presence_refresh(entries))
+
+
+async def _joined(task: asyncio.Task[None]) -> None:
+    """Wait for a task that others wait for as well: who is cancelled does not take it along."""
+    await asyncio.shield(task)

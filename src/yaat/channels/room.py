@@ -1,0 +1,297 @@
+"""Room: one channel on this node: where it stands, and who listens."""
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from yaat.brokers.contract import NOWHERE, Broker, Position, Publication, is_complete
+from yaat.channels.formats import Format
+from yaat.channels.members import Member
+from yaat.channels.options import ChannelOptions
+from yaat.exceptions import BrokerError, PositionLost
+from yaat.frames import Frame
+
+logger = logging.getLogger("yaat.channel")
+
+HELD: Final = 1000
+"""How many publications are held while the history is read. When they are more it is read again:
+the first that is still held shows that some are missing."""
+
+RETRY: Final = 1.0
+"""How long, in seconds, until the history is asked for again that could not be read; on average."""
+
+Start = Callable[[Coroutine[Any, Any, None]], object]
+
+
+class Held:
+    """What comes in live while the history is read."""
+
+    __slots__ = ("_publications",)
+
+    def __init__(self) -> None:
+        self._publications: Final[deque[Publication]] = deque()
+
+    def hold(self, publication: Publication) -> None:
+        """Hold a publication."""
+        if len(self._publications) >= HELD:
+            self._publications.clear()
+        self._publications.append(publication)
+
+    def beyond(self, position: Position) -> list[Publication]:
+        """Take out all but what was seen by who stands at `position`."""
+        held = [p for p in self._publications if not _is_seen(p, position)]
+        self._publications.clear()
+        return held
+
+    def following(self, position: Position) -> list[Publication] | None:
+        """Take out what follows `position`; None: something is missing between."""
+        following = [p for p in self.beyond(position) if p.offset]
+        for publication in following:
+            if (publication.prev, publication.epoch) != position:
+                return None
+            position = publication.position
+        return following
+
+
+class Room:
+    """One channel on this node.
+
+    Whatever changes who is a member, or where the channel stands, does so without an `await`
+    between looking and acting.
+
+    Args:
+        name: The channel.
+        options: What it is like.
+        broker: What carries it.
+        start: Runs a coroutine in a task that somebody looks after.
+    """
+
+    __slots__ = (
+        "_broker",
+        "_early",
+        "_groups",
+        "_held",
+        "_joining",
+        "_start",
+        "name",
+        "opening",
+        "options",
+        "position",
+        "uses",
+    )
+
+    def __init__(self, name: str, options: ChannelOptions, broker: Broker, start: Start) -> None:
+        self.name: Final = name
+        self.options: Final = options
+        self.position = NOWHERE
+        self.opening: asyncio.Task[None] | None = None
+        self.uses = 0  # how many have joined, or are about to
+        self._broker = broker
+        self._start = start
+        self._groups: dict[Format, dict[Member, None]] = {}
+        self._early: dict[Member, Position] = {}  # who has read on, beyond what has come in live
+        self._joining: set[Held] = set()
+        self._held: Held | None = None
+
+    async def open(self) -> None:
+        """Subscribe, and learn where the channel stands.
+
+        Raises:
+            BrokerError: It cannot be done.
+        """
+        self._held = Held()
+        await self._broker.subscribe(self.name)
+        if self.options.history:
+            _, self.position = await self._broker.history(self.name, limit=0)
+        self._release()
+
+    # What comes in
+
+    def take(self, publication: Publication) -> None:
+        """Take a publication from the broker, and tell the members."""
+        if self._held is not None:
+            self._held.hold(publication)
+            return
+        if publication.offset and self.options.history:
+            if (publication.prev, publication.epoch) != self.position:
+                self._miss(publication)
+                return
+            self.position = publication.position
+        self._tell(publication)
+
+    def _tell(self, publication: Publication) -> None:
+        for held in self._joining:
+            held.hold(publication)
+        if self._early:
+            self._promote(publication)
+        _, _, key, sender = publication.content
+        for format, members in self._groups.items():  # noqa: A001 - one word for the idea
+            frame = self._encoded(format, publication)
+            if frame is None:
+                continue
+            for member in tuple(members):
+                if sender is None or member.client != sender:
+                    member.offer(frame, key)
+
+    def _encoded(self, format: Format, publication: Publication) -> Frame | None:  # noqa: A002
+        try:
+            return format.encode(self.name, publication)
+        except Exception:
+            logger.exception("%r could not encode a publication", format)
+            return None
+
+    # Something is missing
+
+    def _miss(self, publication: Publication) -> None:
+        """Bring what is missing before this publication; meanwhile all that comes in waits."""
+        self._held = Held()
+        self._held.hold(publication)
+        self._start(self._heal())
+
+    async def _heal(self) -> None:
+        while self.uses:
+            try:
+                publications, top = await self._broker.history(self.name, since=self.position)
+            except BrokerError:
+                await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
+                continue
+            if is_complete(self.position, publications, top):
+                for publication in publications:
+                    self.position = publication.position
+                    self._tell(publication)
+            else:
+                self._lose(top)
+            break
+        self._release()
+
+    def _release(self) -> None:
+        """Go on with what waited, but for what the history has brought."""
+        held, self._held = self._held, None
+        for publication in held.beyond(self.position) if held is not None else ():
+            self.take(publication)  # the next gap holds the rest back
+
+    def _lose(self, top: Position) -> None:
+        """Begin anew at `top`, and tell who stood before that."""
+        self.position = top
+        for member, position in tuple(self._early.items()):
+            if position.epoch == top.epoch and position.offset > top.offset:
+                continue
+            del self._early[member]
+            self._admit(member)
+            if position != top:
+                self._lose_one(member)
+        for members in tuple(self._groups.values()):
+            for member in tuple(members):
+                self._lose_one(member)
+
+    def _lose_one(self, member: Member) -> None:
+        member.lose(PositionLost(self.name))
+        self._show(member, self.position)
+
+    # Who listens
+
+    async def catch_up(self, member: Member, since: Position | None, last: int) -> Position:
+        """Bring a member what it missed, then let it listen: nothing between, nothing twice.
+
+        Args:
+            member: Who is to listen.
+            since: Where it stands; None: nowhere.
+            last: How many publications to begin with, if it stands nowhere.
+
+        Returns:
+            Where it stood before it was brought anything.
+
+        Raises:
+            PositionLost: Not all is there any more.
+            BrokerError: The history cannot be read.
+        """
+        held = Held()
+        self._joining.add(held)
+        try:
+            if since is not None:
+                publications, start = await self._after(since), since
+            elif last and self.options.history:
+                publications, start = await self._latest(last)
+            else:
+                publications, start = [], self.position
+            position = start
+            while True:
+                for publication in publications:
+                    await member.bring(publication)
+                    position = publication.position
+                following = held.following(position)
+                if following is None or (not following and self._is_beyond(position)):
+                    publications = await self._after(position)
+                elif following:
+                    publications = following
+                else:
+                    break
+            self._add(member, position)
+        finally:
+            self._joining.discard(held)
+        return start
+
+    def _is_beyond(self, position: Position) -> bool:
+        return position.epoch == self.position.epoch and position.offset < self.position.offset
+
+    async def _after(self, since: Position) -> list[Publication]:
+        publications, top = await self._broker.history(self.name, since=since)
+        if not is_complete(since, publications, top):
+            raise PositionLost(self.name)
+        return publications
+
+    async def _latest(self, last: int) -> tuple[list[Publication], Position]:
+        publications, top = await self._broker.history(self.name, limit=last, reverse=True)
+        publications.reverse()
+        if not publications:
+            return [], top
+        return publications, Position(publications[0].prev, top.epoch)
+
+    def _add(self, member: Member, position: Position) -> None:
+        self._show(member, position)
+        if position == self.position:
+            self._admit(member)
+        else:
+            self._early[member] = position
+
+    def _show(self, member: Member, position: Position) -> None:
+        frame = member.format.stand(self.name, position)
+        if frame is not None:
+            member.offer(frame)
+
+    def _admit(self, member: Member) -> None:
+        self._groups.setdefault(member.format, {})[member] = None
+
+    def _promote(self, publication: Publication) -> None:
+        """Let those listen who have not read this publication yet."""
+        for member, position in tuple(self._early.items()):
+            if publication.offset and not _is_seen(publication, position):
+                del self._early[member]
+                self._admit(member)
+                if (publication.prev, publication.epoch) != position:
+                    self._lose_one(member)
+
+    def remove(self, member: Member) -> None:
+        """Let a member listen no more. Who is none is none."""
+        self._early.pop(member, None)
+        members = self._groups.get(member.format, {})
+        members.pop(member, None)
+        if not members:
+            self._groups.pop(member.format, None)
+
+    def close(self) -> None:
+        """Tell all who listen that nothing more will come."""
+        for member in self.members:
+            member.close()
+
+    @property
+    def members(self) -> list[Member]:
+        """All who listen."""
+        return [*self._early, *(each for members in self._groups.values() for each in members)]
+
+
+def _is_seen(publication: Publication, position: Position) -> bool:
+    return publication.epoch == position.epoch and publication.offset <= position.offset

@@ -1,0 +1,357 @@
+"""Outbox: what waits to be sent on one connection, of all the channels that it is in.
+
+What nobody has to wait for is not here: a publication goes straight to the server as long as the
+connection keeps up. What does wait stands in the same queue as the calls of `send_text` and its
+like (`Turns`), so that everything leaves in the order in which it was given. Each member of a
+channel has its own `Share` of the outbox, with a budget in bytes; a connection that is in many
+channels has many shares and one outbox.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from yaat.frames import Frame
+from yaat.tasks import cancel
+from yaat.turns import Turns
+from yaat.types import Message
+
+logger = logging.getLogger("yaat.channel")
+
+OVERHEAD: Final = 200
+"""What an entry takes besides the payload, in bytes: itself, and its places in two queues."""
+
+_closing: Final[set[asyncio.Task[None]]] = set()  # the event loop itself holds tasks weakly
+
+
+class _Entry:
+    """A frame that waits."""
+
+    __slots__ = ("frame", "key", "segment", "share", "size")
+
+    def __init__(self, frame: Frame, key: str | None, share: "Share", segment: "_Segment") -> None:
+        self.frame = frame
+        self.key = key
+        self.size = len(frame.payload) + OVERHEAD
+        self.share = share
+        self.segment = segment
+
+
+class _Segment:
+    """Frames that wait one behind the other. In the queue of the turns it has one place.
+
+    It stands there like the future of somebody who waits to send.
+    """
+
+    __slots__ = ("_outbox", "entries")
+
+    def __init__(self, outbox: "Outbox") -> None:
+        self._outbox = outbox
+        self.entries: OrderedDict[_Entry, None] = OrderedDict()
+
+    def done(self) -> bool:
+        """Tell whether there is no need of a turn any more."""
+        return not self.entries
+
+    def set_result(self, _: None) -> None:
+        """Take the turn."""
+        self._outbox.take_turn(self)
+
+
+class Outbox:
+    """What waits on one connection.
+
+    Args:
+        turns: Who may send on the connection.
+        wire: The server's `yaat.wire`, if nobody stands between; else None: then one task writes.
+        carry: Sends a message, where there is no wire; who calls it has the turn.
+        is_open: Tells whether data can still be sent.
+        close: Closes the connection.
+    """
+
+    __slots__ = (
+        "_carry",
+        "_close",
+        "_current",
+        "_idle",
+        "_is_draining",
+        "_is_open",
+        "_is_over",
+        "_on_room",
+        "_writer",
+        "shares",
+        "turns",
+        "write",
+    )
+
+    def __init__(
+        self,
+        turns: Turns,
+        wire: Mapping[str, Any] | None,
+        *,
+        carry: Callable[[Message], Coroutine[Any, Any, None]],
+        is_open: Callable[[], bool],
+        close: Callable[[int, str], Coroutine[Any, Any, None]],
+    ) -> None:
+        self.turns: Final = turns
+        self.write: Final[Callable[[Frame], bool]] = wire["write"] if wire else _never
+        self._on_room: Callable[[Callable[[], None]], None] | None = (
+            wire["on_room"] if wire else None
+        )
+        self._carry = carry
+        self._close = close
+        self._is_open = is_open
+        self.shares = 0
+        self._current: _Segment | None = None  # the one that has the turn
+        self._is_draining = False
+        self._is_over = False
+        self._writer: asyncio.Task[None] | None = None
+        self._idle: asyncio.Future[None] | None = None  # what the writer waits for
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes anything more."""
+        return not self._is_over and self._is_open()
+
+    def segment(self) -> _Segment:
+        """Return the one at the end of the queue, so that nobody is overtaken."""
+        queue = self.turns.queue
+        if queue:
+            if isinstance(queue[-1], _Segment):
+                return queue[-1]
+        elif self._current is not None:
+            return self._current
+        return _Segment(self)
+
+    def start(self, segment: _Segment) -> None:
+        """Let the frames of a segment leave as soon as it is their turn."""
+        if segment is self._current:
+            return
+        if not self.turns.taken:
+            self.turns.taken = True
+            self._begin(segment)
+        elif not (self.turns.queue and self.turns.queue[-1] is segment):
+            self.turns.mind().append(segment)
+
+    def _begin(self, segment: _Segment) -> None:
+        """Begin with a segment when the server has just said that it takes no more."""
+        if self._on_room is None:
+            self.take_turn(segment)
+        else:
+            self._current = segment
+            self._on_room(self._drain)
+
+    def take_turn(self, segment: _Segment) -> None:
+        """Send the frames of a segment, which has the turn."""
+        self._current = segment
+        if self._on_room is not None:
+            if not self._is_draining:
+                self._drain()
+        elif self._idle is not None:
+            _set(self._idle)
+        elif self._writer is None:
+            self._writer = asyncio.create_task(self._run(), name="yaat outbox")
+
+    # With the wire: without a task
+
+    def _drain(self) -> None:
+        self._is_draining = True  # who gets the turn from us may be a segment of ours
+        while self._current is not None and self._has_written(self._current):
+            self._give_turn()
+        self._is_draining = False
+
+    def _has_written(self, segment: _Segment) -> bool:
+        """Hand over what the server takes; tell whether that was all."""
+        while segment.entries:
+            entry = next(iter(segment.entries))
+            if not self.write(entry.frame):
+                if self._on_room is not None:
+                    self._on_room(self._drain)
+                return False
+            entry.share.forget(entry)
+        return True
+
+    def _give_turn(self) -> None:
+        self._current = None
+        self.turns.give()
+
+    # Without: one task writes
+
+    async def _run(self) -> None:
+        """Send segment after segment, as long as there is a member."""
+        while self._current is not None or await self._more():
+            try:
+                await self._send_all(self._current)
+            except Exception as error:  # noqa: BLE001 - it must never die in silence
+                self._fail(error)
+            finally:
+                self._give_turn()
+
+    async def _more(self) -> bool:
+        """Wait for the next segment; tell whether there is one."""
+        while self._current is None and self.shares and not self._is_over:
+            self._idle = asyncio.get_running_loop().create_future()
+            try:
+                await self._idle
+            finally:
+                self._idle = None
+        if self._current is None:
+            self._writer = None
+        return self._current is not None
+
+    async def _send_all(self, segment: _Segment | None) -> None:
+        while segment is not None and segment.entries:
+            entry = next(iter(segment.entries))
+            entry.share.forget(entry)
+            await self._carry(entry.frame.event())
+
+    def _fail(self, error: Exception) -> None:
+        if self.is_open:
+            logger.error("a connection took no more publications", exc_info=error)
+        self.lose()
+
+    # The end
+
+    def join(self) -> None:
+        """Count a share."""
+        self.shares += 1
+
+    def leave(self) -> None:
+        """Count a share less. What waits still leaves; without a share the writer then ends."""
+        self.shares -= 1
+        if not self.shares and self._idle is not None:
+            _set(self._idle)
+
+    def lose(self) -> None:
+        """Drop all that waits, and take no more: the connection has ended, or will."""
+        self._is_over = True
+        for place in (self._current, *(self.turns.queue or ())):
+            if isinstance(place, _Segment):
+                for entry in tuple(place.entries):
+                    entry.share.forget(entry)
+        if self._idle is not None:
+            _set(self._idle)
+        elif self._writer is not None:
+            if asyncio.current_task() is not self._writer:
+                cancel(self._writer)
+        elif self._current is not None:
+            self._give_turn()
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the connection, and send nothing more of what waits."""
+        if not self._is_over:
+            self.lose()
+            task = asyncio.create_task(self._close(code, reason), name="yaat outbox end")
+            _closing.add(task)
+            task.add_done_callback(_closing.discard)
+
+
+class Share:
+    """The part that one member has in the outbox of its connection.
+
+    Args:
+        outbox: The connection's.
+        slow: What happens when more would wait than `max_waiting`: see `ChannelOptions`.
+        max_waiting: How many bytes may wait for this member.
+    """
+
+    __slots__ = (
+        "_entries",
+        "_keys",
+        "_max_waiting",
+        "_outbox",
+        "_slow",
+        "_turns",
+        "_write",
+        "waiting",
+    )
+
+    def __init__(self, outbox: Outbox, slow: str, max_waiting: int) -> None:
+        self._outbox = outbox
+        self._turns = outbox.turns
+        self._write = outbox.write
+        self._slow = slow
+        self._max_waiting = max_waiting
+        self._entries: OrderedDict[_Entry, None] = OrderedDict()
+        self._keys: dict[str, _Entry] = {}
+        self.waiting = 0
+        outbox.join()
+
+    def offer(self, frame: Frame, key: str | None = None) -> bool:
+        """Send a frame, now or when there is room. It never blocks, waits or raises.
+
+        Returns:
+            Whether it was taken. False: the connection has ended, or this frame is dropped.
+        """
+        if not self._turns.taken and self._write(frame):
+            return True
+        return self._outbox.is_open and self._wait(frame, key)
+
+    def _wait(self, frame: Frame, key: str | None) -> bool:
+        if self._slow == "latest" and key in self._keys and self._supersede(self._keys[key], frame):
+            return True
+        size = len(frame.payload) + OVERHEAD
+        while self._entries and self.waiting + size > self._max_waiting:
+            if self._slow == "cut":
+                self.on_cut()
+                self._outbox.end(1013, "reads too slowly")
+                return False
+            self.on_drop()
+            if self._slow == "drop_newest":
+                return False
+            self.forget(next(iter(self._entries)))
+        self._append(frame, key)
+        return True
+
+    def _append(self, frame: Frame, key: str | None) -> None:
+        segment = self._outbox.segment()
+        entry = _Entry(frame, key, self, segment)
+        segment.entries[entry] = self._entries[entry] = None
+        self.waiting += entry.size
+        if key is not None:
+            self._keys[key] = entry
+        self._outbox.start(segment)
+
+    def _supersede(self, entry: _Entry, frame: Frame) -> bool:
+        """Let a newer frame take the place of one that waits; tell whether there is room for it.
+
+        Its place and not one at the end: there, a key that changes all the time would wait for
+        ever.
+        """
+        self.on_drop()
+        size = len(frame.payload) + OVERHEAD
+        if self.waiting - entry.size + size > self._max_waiting:
+            self.forget(entry)
+            return False
+        self.waiting += size - entry.size
+        entry.frame, entry.size = frame, size
+        return True
+
+    def forget(self, entry: _Entry) -> None:
+        """Take out an entry: it is on its way, or dropped."""
+        del entry.segment.entries[entry]
+        del self._entries[entry]
+        self.waiting -= entry.size
+        if entry.key is not None and self._keys.get(entry.key) is entry:
+            del self._keys[entry.key]
+
+    def leave(self) -> None:
+        """Offer no more. What waits still leaves, in its order."""
+        self._outbox.leave()
+
+    def on_drop(self) -> None:
+        """Be told that a frame is dropped."""
+
+    def on_cut(self) -> None:
+        """Be told that the connection is cut."""
+
+
+def _never(_: Frame) -> bool:
+    return False
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
