@@ -18,6 +18,8 @@ EVENTS: dict[str, tuple[Any, ...]] = {
     "refused": (403, "no"),
     "closed": (1000, "bye"),
     "failed": (ValueError("x"),),
+    "dropped": ("room:1", "drop_oldest"),
+    "cut": ("room:1",),
 }
 
 

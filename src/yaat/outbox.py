@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
+from yaat.exceptions import UsageError
 from yaat.frames import Frame
 from yaat.tasks import cancel
 from yaat.turns import Turns
@@ -80,8 +81,8 @@ class Outbox:
         "_is_open",
         "_is_over",
         "_on_room",
+        "_shares",
         "_writer",
-        "shares",
         "turns",
         "write",
     )
@@ -103,7 +104,7 @@ class Outbox:
         self._carry = carry
         self._close = close
         self._is_open = is_open
-        self.shares = 0
+        self._shares: set[str] = set()
         self._current: _Segment | None = None  # the one that has the turn
         self._is_draining = False
         self._is_over = False
@@ -191,7 +192,7 @@ class Outbox:
 
     async def _more(self) -> bool:
         """Wait for the next segment; tell whether there is one."""
-        while self._current is None and self.shares and not self._is_over:
+        while self._current is None and self._shares and not self._is_over:
             self._idle = asyncio.get_running_loop().create_future()
             try:
                 await self._idle
@@ -214,14 +215,20 @@ class Outbox:
 
     # The end
 
-    def join(self) -> None:
-        """Count a share."""
-        self.shares += 1
+    def join(self, name: str) -> None:
+        """Note a share.
 
-    def leave(self) -> None:
-        """Count a share less. What waits still leaves; without a share the writer then ends."""
-        self.shares -= 1
-        if not self.shares and self._idle is not None:
+        Raises:
+            UsageError: There is one of this name.
+        """
+        if name in self._shares:
+            raise UsageError(f"this connection is a member of {name!r} already")
+        self._shares.add(name)
+
+    def leave(self, name: str) -> None:
+        """Give up a share. What waits still leaves; with the last one the writer then ends."""
+        self._shares.discard(name)
+        if not self._shares and self._idle is not None:
             _set(self._idle)
 
     def lose(self) -> None:
@@ -253,8 +260,12 @@ class Share:
 
     Args:
         outbox: The connection's.
+        name: The channel; a connection is a member of it once.
         slow: What happens when more would wait than `max_waiting`: see `ChannelOptions`.
         max_waiting: How many bytes may wait for this member.
+
+    Raises:
+        UsageError: The connection is a member already.
     """
 
     __slots__ = (
@@ -265,10 +276,11 @@ class Share:
         "_slow",
         "_turns",
         "_write",
+        "name",
         "waiting",
     )
 
-    def __init__(self, outbox: Outbox, slow: str, max_waiting: int) -> None:
+    def __init__(self, outbox: Outbox, name: str, slow: str, max_waiting: int) -> None:
         self._outbox = outbox
         self._turns = outbox.turns
         self._write = outbox.write
@@ -277,7 +289,8 @@ class Share:
         self._entries: OrderedDict[_Entry, None] = OrderedDict()
         self._keys: dict[str, _Entry] = {}
         self.waiting = 0
-        outbox.join()
+        outbox.join(name)
+        self.name = name
 
     def offer(self, frame: Frame, key: str | None = None) -> bool:
         """Send a frame, now or when there is room. It never blocks, waits or raises.
@@ -339,7 +352,7 @@ class Share:
 
     def leave(self) -> None:
         """Offer no more. What waits still leaves, in its order."""
-        self._outbox.leave()
+        self._outbox.leave(self.name)
 
     def on_drop(self) -> None:
         """Be told that a frame is dropped."""

@@ -3,10 +3,10 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from inspect import isawaitable
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from yaat.brokers.contract import (
+    NOWHERE,
     Content,
     Position,
     PresenceStats,
@@ -17,11 +17,13 @@ from yaat.brokers.contract import (
     is_complete,
 )
 from yaat.channels.formats import AS_PUBLISHED, EVENTS, RAW, Format
-from yaat.channels.members import OnLost, Socket, SocketMember, Subscriber, client_of
+from yaat.channels.members import OnLost, Socket, SocketMember, Subscriber, called, client_of
 from yaat.channels.node import Node
-from yaat.channels.room import Room
-from yaat.exceptions import MalformedError, PositionLost, TooBigError, UsageError
+from yaat.exceptions import MalformedError, TooBigError, UsageError
 from yaat.payload import check_encodable, encode
+
+NEVER: Final = Position(0, "?")
+"""A position that no channel has."""
 
 MAX_INFO: Final = 4096
 """The longest `info` of who is present, in bytes of JSON; and the longest `user`."""
@@ -130,13 +132,15 @@ class Channel:
             user: Whose connection it is, for those who ask who is present.
             info: Any JSON value to be known of it, at most 4 KiB.
             on_lost: Called with a `PositionLost` when not all is there any more that it has missed;
-                it may be a coroutine function. Then it goes on as if `since` had not been given.
+                it may be a coroutine function. Then it goes on as if `since` had not been given
+                when it was called.
 
         Raises:
             StateError: The connection is not open.
+            UsageError: The connection is a member already; or `user` or `info` are given for a
+                channel without presence.
             PositionLost: Not all is there any more, and `on_lost` was not given. Uncaught, it
                 closes with 4010.
-            UsageError: `user` or `info` for a channel without presence.
             TooBigError: `info` or `user` is too long.
             BrokerError: The channel cannot be reached.
             WebSocketDisconnect: The peer has left.
@@ -154,12 +158,12 @@ class Channel:
             format=format,
             on_lost=None
             if on_lost is None
-            else lambda error: self._node.run(_tell(on_lost, error)),
+            else lambda error: self._node.run(called(on_lost, error)),
         )
         try:
             room = await self._node.enter(self.name, self.options)
             try:
-                await self._bring(room, member, since, last, on_lost)
+                await room.catch_up(member, self._standing(since), last, on_lost)
                 if present is None:
                     yield self
                     return
@@ -175,30 +179,17 @@ class Channel:
         finally:
             member.leave()
 
-    async def _bring(
-        self,
-        room: Room,
-        member: SocketMember,
-        since: Position | str | None,
-        last: int,
-        on_lost: OnLost | None,
-    ) -> None:
-        try:
-            await room.catch_up(member, self._standing(since), last)
-        except PositionLost as error:
-            if on_lost is None:
-                raise
-            await _tell(on_lost, error)
-            await room.catch_up(member, None, last)
-
     def _standing(self, since: Position | str | None) -> Position | None:
-        """Return the position that a client sent; None: it stands nowhere."""
+        """Return the position that a client sent; None: it stands nowhere.
+
+        What cannot be read is a position that was lost: `NEVER`.
+        """
         if isinstance(since, str):
             try:
                 since = Position.parse(since) if since else None
             except MalformedError:
-                raise PositionLost(self.name) from None
-        return since if since is not None and since.epoch else None
+                return NEVER
+        return None if since == NOWHERE else since
 
     def subscribe(
         self, *, since: Position | str | None = None, last: int = 0
@@ -237,9 +228,7 @@ class Channel:
                 if subscriber.is_behind:
                     room.remove(subscriber)
                     subscriber.is_behind = False
-                    if not position.epoch:  # nothing is kept
-                        raise PositionLost(self.name)
-                    await room.catch_up(subscriber, position, 0)
+                    await room.catch_up(subscriber, position if position.epoch else NEVER, 0)
                 await subscriber.wait()
         finally:
             room.remove(subscriber)
@@ -262,7 +251,6 @@ class Channel:
             reverse: The newest first.
 
         Raises:
-            PositionLost: `since` is none.
             BrokerError: The channel cannot be reached.
         """
         await self._node.start()
@@ -338,9 +326,3 @@ def _content(data: Any, key: str | None, sender: str | None) -> Content:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return Content("bytes", bytes(data), key, sender)
     return Content("json", encode(data), key, sender)
-
-
-async def _tell(on_lost: OnLost, error: PositionLost) -> None:
-    result = on_lost(error)
-    if isawaitable(result):
-        await result

@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from typing import Any, Final, Protocol
 
 from yaat.brokers.contract import Publication
@@ -78,7 +79,6 @@ class SocketMember(Share):
     """A connection in a channel."""
 
     __slots__ = (
-        "_channel",
         "_counts",
         "_has_warned",
         "_on_lost",
@@ -97,11 +97,10 @@ class SocketMember(Share):
         format: Format,  # noqa: A002 - as `join` has it
         on_lost: Callable[[PositionLost], object] | None,
     ) -> None:
-        super().__init__(socket.outbox, options.slow, options.max_waiting)
+        super().__init__(socket.outbox, channel, options.slow, options.max_waiting)
         self.format = format
         self.client = client_of(socket.scope)
         self._socket = socket
-        self._channel = channel
         self._counts = counts
         self._on_lost = on_lost
         self._has_warned = False
@@ -112,7 +111,7 @@ class SocketMember(Share):
         Raises:
             WebSocketDisconnect: The peer has left.
         """
-        frame = self.format.encode(self._channel, publication)
+        frame = self.format.encode(self.name, publication)
         if frame is not None and (self._turns.taken or not self._write(frame)):
             await self._socket.send(frame.event())
 
@@ -130,19 +129,19 @@ class SocketMember(Share):
         """Count a frame that is dropped, and tell."""
         self._counts.dropped += 1
         self._warn(f"publications are left out ({self._slow})")
-        tell(self._socket.scope, "dropped", self._channel, self._slow)
+        tell(self._socket.scope, "dropped", self.name, self._slow)
 
     def on_cut(self) -> None:
         """Count that the connection is cut, and tell."""
         self._counts.cut += 1
         self._warn("its connection is closed")
-        tell(self._socket.scope, "cut", self._channel)
+        tell(self._socket.scope, "cut", self.name)
 
     def _warn(self, what: str) -> None:
         if not self._has_warned:
             self._has_warned = True
             who = self._socket.scope.get("client")
-            logger.warning("a member of %.300r reads too slowly: %s; %s", self._channel, what, who)
+            logger.warning("a member of %.300r reads too slowly: %s; %s", self.name, what, who)
 
 
 class Subscriber:
@@ -231,6 +230,13 @@ class Subscriber:
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
+
+
+async def called(on_lost: OnLost, error: PositionLost) -> None:
+    """Call who wants to know that a position is lost, and wait for it if it is to be waited for."""
+    result = on_lost(error)
+    if isawaitable(result):
+        await result
 
 
 def client_of(scope: Scope) -> str:

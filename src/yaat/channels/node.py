@@ -42,7 +42,7 @@ class Node:
         self.channels: Final = channels or Channels()
         self.counts: Final = Counts()
         self._rooms: dict[str, Room] = {}
-        self._present: dict[tuple[str, str], list[Present]] = {}
+        self._present: dict[tuple[str, str], Present] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -188,20 +188,14 @@ class Node:
 
     async def arrive(self, channel: str, present: Present) -> None:
         """Let it be known that somebody is there. Who arrives has to `depart`."""
-        known = self._present.setdefault((channel, present.client), [])
-        known.append(present)
+        self._present[channel, present.client] = present
         self._after(REFRESH * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311 - only jitter
         if await self.broker.presence_add(channel, present):
             await self._tell(channel, "join", present)
 
     async def depart(self, channel: str, present: Present) -> None:
         """Let it be known that somebody is there no more, whatever happens to who calls this."""
-        known = self._present.get((channel, present.client))
-        if known is None:
-            return  # it was closed meanwhile
-        known.remove(present)
-        if not known:
-            del self._present[channel, present.client]
+        if self._present.pop((channel, present.client), None) is not None:  # or it was closed
             with contextlib.suppress(BrokerError):  # it is logged where it is raised
                 await _joined(self.run(self._depart(channel, present)))
 
@@ -214,7 +208,7 @@ class Node:
         await self.broker.publish(channel, content, size=0, ttl=0)
 
     def _refresh(self) -> None:
-        entries = [(channel, known[-1]) for (channel, _), known in self._present.items()]
+        entries = [(channel, present) for (channel, _), present in self._present.items()]
         if entries:
             self._after(REFRESH * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311
             self.run(self.broker.presence_refresh(entries))

@@ -5,11 +5,11 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from yaat.brokers.contract import NOWHERE, Broker, Position, Publication, is_complete
 from yaat.channels.formats import Format
-from yaat.channels.members import Member
+from yaat.channels.members import Member, OnLost, called
 from yaat.channels.options import ChannelOptions
 from yaat.exceptions import BrokerError, PositionLost
 from yaat.frames import Frame
@@ -54,6 +54,13 @@ class Held:
                 return None
             position = publication.position
         return following
+
+
+class Missed(NamedTuple):
+    """What a member is to be brought first, and where it stands before that."""
+
+    since: Position
+    publications: list[Publication]
 
 
 class Room:
@@ -193,49 +200,54 @@ class Room:
 
     # Who listens
 
-    async def catch_up(self, member: Member, since: Position | None, last: int) -> Position:
+    async def catch_up(
+        self, member: Member, since: Position | None, last: int, on_lost: OnLost | None = None
+    ) -> Position:
         """Bring a member what it missed, then let it listen: nothing between, nothing twice.
 
         Args:
             member: Who is to listen.
             since: Where it stands; None: nowhere.
             last: How many publications to begin with, if it stands nowhere.
+            on_lost: Called when not all is there any more. What is published meanwhile is brought
+                after that.
 
         Returns:
             Where it stood before it was brought anything.
 
         Raises:
-            PositionLost: Not all is there any more.
+            PositionLost: Not all is there any more, and there is no `on_lost`.
             BrokerError: The history cannot be read.
         """
         held = Held()
         self._joining.add(held)
         try:
-            if since is not None:
-                publications, start = await self._after(since), since
-            elif last and self.options.history:
-                publications, start = await self._latest(last)
-            else:
-                publications, start = [], self.position
-            position = start
+            missed: Missed | None = None
             while True:
-                for publication in publications:
-                    await member.bring(publication)
-                    position = publication.position
-                following = held.following(position)
-                if following is None or (not following and self._is_beyond(position)):
-                    publications = await self._after(position)
-                elif following:
-                    publications = following
+                try:
+                    missed = missed or await self._missed(since, last)
+                    await self._follow(member, held, missed)
+                except PositionLost as error:
+                    if on_lost is None:
+                        raise
+                    missed = await self._missed(None, last)
+                    await called(on_lost, error)
                 else:
-                    break
-            self._add(member, position)
+                    return missed.since
         finally:
             self._joining.discard(held)
-        return start
 
-    def _is_beyond(self, position: Position) -> bool:
-        return position.epoch == self.position.epoch and position.offset < self.position.offset
+    async def _missed(self, since: Position | None, last: int) -> Missed:
+        """Return what a member is to be brought first."""
+        if since is not None:
+            return Missed(since, await self._after(since))
+        if not (last and self.options.history):
+            return Missed(self.position, [])
+        publications, top = await self._broker.history(self.name, limit=last, reverse=True)
+        if not publications:
+            return Missed(top, [])
+        publications.reverse()
+        return Missed(Position(publications[0].prev, top.epoch), publications)
 
     async def _after(self, since: Position) -> list[Publication]:
         publications, top = await self._broker.history(self.name, since=since)
@@ -243,12 +255,24 @@ class Room:
             raise PositionLost(self.name)
         return publications
 
-    async def _latest(self, last: int) -> tuple[list[Publication], Position]:
-        publications, top = await self._broker.history(self.name, limit=last, reverse=True)
-        publications.reverse()
-        if not publications:
-            return [], top
-        return publications, Position(publications[0].prev, top.epoch)
+    async def _follow(self, member: Member, held: Held, missed: Missed) -> None:
+        """Bring a member what it missed, and what came in meanwhile, and let it listen."""
+        position, publications = missed
+        while True:
+            for publication in publications:
+                await member.bring(publication)
+                position = publication.position
+            following = held.following(position)
+            if following is None or (not following and self._is_beyond(position)):
+                publications = await self._after(position)
+            elif following:
+                publications = following
+            else:
+                break
+        self._add(member, position)
+
+    def _is_beyond(self, position: Position) -> bool:
+        return position.epoch == self.position.epoch and position.offset < self.position.offset
 
     def _add(self, member: Member, position: Position) -> None:
         self._show(member, position)
