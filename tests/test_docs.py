@@ -228,8 +228,8 @@ def test_defaults_of_servers() -> None:
 
 def test_table_of_loggers() -> None:
     table = tables(DOCS / "how-to" / "report-errors.md")[0]
-    sources = "".join(path.read_text() for path in (ROOT / "src" / "yaat").glob("*.py"))
-    used = set(re.findall(r'getLogger\("([^"]+)"\)', sources))
+    sources = "".join(path.read_text() for path in (ROOT / "src" / "yaat").rglob("*.py"))
+    used = set(re.findall(r'getLogger\("(yaat[^"]*)"\)', sources))
     assert {code(row[0]) for row in table} == used
 
 

@@ -12,11 +12,9 @@ from typing import Any
 
 import fastapi
 import pytest
-from playwright.async_api import Dialog, Page, expect
 from starlette.routing import WebSocketRoute as StarlettesRoute
 from starlette.websockets import WebSocket as StarlettesWebSocket
 
-from browser import chromium
 from clients import Closed, connect
 from documents import DOCS, ROOT, Reading, write
 from servers import SPECS, Server
@@ -67,34 +65,6 @@ async def test_readme_echo(file: File) -> None:
         assert await ws.receive_text() == "hello"
 
 
-async def test_readme_chat(file: File) -> None:
-    module = file("README.md", "chat.py")
-    async with (
-        module.app.test_client() as client,
-        client.websocket("/rooms/tea") as ada,
-        client.websocket("/rooms/tea") as grace,
-        client.websocket("/rooms/attic") as linus,
-    ):
-        await ada.send_text("hello")
-        assert await ada.receive_text() == await grace.receive_text() == "hello"
-        await linus.send_text("only me")
-        assert await linus.receive_text() == "only me"
-        await grace.cut()
-        await grace.ended()
-        assert len(module.rooms["tea"]) == 1
-
-
-async def test_readme_chat_goes_on_without_who_does_not_read(file: File) -> None:
-    module = file("README.md", "chat.py")
-    async with module.app.test_client() as client, client.websocket("/rooms/tea") as ada:
-        full: asyncio.Queue[str] = asyncio.Queue(1)
-        full.put_nowait("unread")
-        module.rooms["tea"].add(full)
-        await ada.send_text("hello")
-        assert await ada.receive_text() == "hello"
-        assert full.qsize() == 1
-
-
 async def test_tutorial_client_talks_to_the_tutorial_echo(tmp_path: Path) -> None:
     with tutorial("echo", tmp_path) as server:
         client = await asyncio.create_subprocess_exec(
@@ -140,34 +110,6 @@ def tutorial(page: str, directory: Path) -> Server:
     write(DOCS / "tutorial" / f"{page}.md", directory)
     path = {"PYTHONPATH": str(directory)}
     return Server(SPECS["uvicorn-sansio"], "app:app", directory, path)
-
-
-async def test_tutorial_chat_in_the_browser(tmp_path: Path) -> None:
-    with tutorial("chat", tmp_path) as server:
-        address = server.url("/rooms/tea").replace("ws:", "http:")
-        async with chromium() as browser, await browser.new_context() as context:
-            ada = await tab(await context.new_page(), address, "Ada")
-            grace = await tab(await context.new_page(), address, "<b>Grace</b>")
-            await say(ada, "hello")
-            await expect(grace.get_by_role("listitem")).to_have_text(["Ada: hello"])
-            await say(grace, "<i>hi</i>")
-            lines = ["Ada: hello", "<b>Grace</b>: <i>hi</i>"]
-            await expect(ada.get_by_role("listitem")).to_have_text(lines)
-
-
-async def tab(page: Page, address: str, name: str) -> Page:
-    async def answer(dialog: Dialog) -> None:
-        await dialog.accept(name)
-
-    page.on("dialog", answer)
-    await page.goto(address)
-    await expect(page.get_by_label("Message")).to_be_enabled()
-    return page
-
-
-async def say(page: Page, text: str) -> None:
-    await page.get_by_label("Message").fill(text)
-    await page.get_by_label("Message").press("Enter")
 
 
 # How to authenticate
