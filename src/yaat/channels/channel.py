@@ -19,7 +19,7 @@ from yaat.brokers.contract import (
 from yaat.channels.formats import AS_PUBLISHED, EVENTS, RAW, Format
 from yaat.channels.members import OnLost, Socket, SocketMember, Subscriber, called, client_of
 from yaat.channels.node import Node
-from yaat.exceptions import MalformedError, TooBigError, UsageError
+from yaat.exceptions import ArgumentError, MalformedError, TooBigError, UsageError
 from yaat.payload import check_encodable, encode
 
 NEVER: Final = Position(0, "?")
@@ -137,6 +137,7 @@ class Channel:
 
         Raises:
             StateError: The connection is not open.
+            ArgumentError: `last` is below 0.
             UsageError: The connection is a member already; or `user` or `info` are given for a
                 channel without presence.
             PositionLost: Not all is there any more, and `on_lost` was not given. Uncaught, it
@@ -149,6 +150,7 @@ class Channel:
             Between what is brought and what comes live, nothing is missing, and nothing comes
             twice. It leaves when this is left, however that happens.
         """
+        _check_count(last=last)
         present = self._present(websocket, user, info)
         member = SocketMember(
             websocket,
@@ -217,6 +219,7 @@ class Channel:
         since: Position | str | None,
         last: int,
     ) -> AsyncGenerator[Publication, None]:
+        _check_count(last=last)
         room = await self._node.enter(self.name, self.options)
         subscriber = Subscriber(format, self.options.max_waiting)
         try:
@@ -251,8 +254,10 @@ class Channel:
             reverse: The newest first.
 
         Raises:
+            ArgumentError: `limit` is below 0.
             BrokerError: The channel cannot be reached.
         """
+        _check_count(limit=limit)
         await self._node.start()
         position = self._standing(since)
         publications, top = await self._node.broker.history(
@@ -317,6 +322,12 @@ class Channel:
         if size > MAX_INFO:
             raise TooBigError(f"user and info have at most {MAX_INFO} bytes of JSON, not {size}")
         return Present(client_of(websocket.scope), user, info)
+
+
+def _check_count(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 0:
+            raise ArgumentError(f"{name} is 0 or more, not {count}")
 
 
 def _content(data: Any, key: str | None, sender: str | None) -> Content:

@@ -14,7 +14,7 @@ from yaat.channels.options import ChannelOptions, Channels
 from yaat.channels.room import Room
 from yaat.exceptions import BrokerError, UsageError
 from yaat.payload import encode
-from yaat.tasks import cancelled
+from yaat.tasks import cancelled, failure_of
 
 logger = logging.getLogger("yaat.channel")
 
@@ -64,9 +64,9 @@ class Node:
                 raise UsageError("channels belong to one event loop; another has these already")
             self._forget()
         self._loop = loop
-        if self._starting is None:
-            self._starting = self.run(self.broker.start(self._deliver, self._note_state))
-        await _joined(self._starting)
+        if self._starting is None or _has_failed(self._starting):
+            self._starting = self._begin(self.broker.start(self._deliver, self._note_state))
+        await asyncio.shield(self._starting)
 
     async def close(self) -> None:
         """End all there is of it: subscriptions end, members get nothing more.
@@ -77,7 +77,7 @@ class Node:
             return
         for room in self._rooms.values():
             room.close()
-        await cancelled(self._tasks - {self._starting}, CLOSE)
+        await cancelled(set(self._tasks), CLOSE)
         self._forget()
         await self.broker.close()
 
@@ -90,20 +90,19 @@ class Node:
         self._present.clear()
         self._loop = self._starting = None
 
-    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run `work` in a task; what it raises is logged."""
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` in a task that outlives who waits for it; what it raises is for these."""
         task = asyncio.create_task(work, name="yaat channels")
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(failure_of)
         return task
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, BrokerError):
-            logger.warning("the broker did not do it: %s", error)
-        elif error is not None:
-            logger.error("a task of the channels failed", exc_info=error)
+    def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` in a task that nobody need wait for; what it raises is logged."""
+        task = self._begin(work)
+        task.add_done_callback(_log_failure)
+        return task
 
     def _after(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call back once, however often this is asked for until then."""
@@ -153,12 +152,10 @@ class Node:
             room = self._rooms[channel] = Room(channel, options, self.broker, self.run)
         room.uses += 1
         try:
-            if room.opening is None:
-                room.opening = self.run(room.open())
-            await _joined(room.opening)
+            if room.opening is None or _has_failed(room.opening):
+                room.opening = self._begin(room.open())
+            await asyncio.shield(room.opening)
         except BaseException:
-            if room.opening is not None and room.opening.done():
-                room.opening = None  # who comes next tries again
             self.leave(room)
             raise
         return room
@@ -197,7 +194,7 @@ class Node:
         """Let it be known that somebody is there no more, whatever happens to who calls this."""
         if self._present.pop((channel, present.client), None) is not None:  # or it was closed
             with contextlib.suppress(BrokerError):  # it is logged where it is raised
-                await _joined(self.run(self._depart(channel, present)))
+                await asyncio.shield(self.run(self._depart(channel, present)))
 
     async def _depart(self, channel: str, present: Present) -> None:
         if await self.broker.presence_remove(channel, present.client):
@@ -214,6 +211,14 @@ class Node:
             self.run(self.broker.presence_refresh(entries))
 
 
-async def _joined(task: asyncio.Task[None]) -> None:
-    """Wait for a task that others wait for as well: who is cancelled does not take it along."""
-    await asyncio.shield(task)
+def _has_failed(task: asyncio.Task[None]) -> bool:
+    """Tell whether it is to be tried again by who comes next."""
+    return task.done() and (task.cancelled() or task.exception() is not None)
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    error = failure_of(task)
+    if isinstance(error, BrokerError):
+        logger.warning("the broker did not do it: %s", error)
+    elif error is not None:
+        logger.error("a task of the channels failed", exc_info=error)
