@@ -33,6 +33,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "chat"
 BACK = 30_000  # milliseconds that the page may take to be in its room again
+AFRESH = "What you missed is no longer kept. The room begins afresh."
 
 
 class Demo:
@@ -70,6 +71,12 @@ class Demo:
             sys.executable, *self.command, cwd=EXAMPLE, stdout=PIPE, stderr=PIPE
         )
 
+    async def complaint(self) -> str:
+        """Return the next line that the process complains with."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(10):
+            return (await self.process.stderr.readline()).decode()
+
     async def end(self, how: signal.Signals) -> tuple[int | None, str]:
         """Signal the process; return its exit code and what it complained of."""
         self.process.send_signal(how)
@@ -77,10 +84,54 @@ class Demo:
             _, complaints = await self.process.communicate()
         return self.process.returncode, complaints.decode()
 
-    def member(self, name: str, room: str = "lobby", **options: Any) -> connect:
+    def member(self, name: str, room: str = "lobby", since: str = "", **options: Any) -> connect:
         """Return the connection of a member that is no browser."""
         address = self.address.replace("http", "ws", 1)
-        return connect(f"{address}rooms/{room}?name={name}", proxy=None, **options)
+        # Without a bound on its queue it reads even when nobody asks it: else it reads too slowly.
+        options = {"proxy": None, "max_queue": None, **options}
+        return connect(f"{address}rooms/{room}?name={name}&since={since}", **options)
+
+
+class Cable:
+    """What lies between a tab and the server. It can be pulled out and put in again."""
+
+    def __init__(self, demo: Demo) -> None:
+        self.port = urlsplit(demo.address).port
+        self.is_plugged = True
+        self.ends: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self.server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
+        self.address = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        self.pull()
+        await self.server.wait_closed()
+
+    def pull(self) -> None:
+        self.is_plugged = False
+        for end in self.ends:
+            end.transport.abort()
+
+    def plug(self) -> None:
+        self.is_plugged = True
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.is_plugged:
+            return writer.transport.abort()
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.ends |= {writer, far_writer}
+        await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+        self.ends -= {writer, far_writer}
+        return None
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
 
 
 class Tab:
@@ -89,21 +140,28 @@ class Tab:
     def __init__(self, page: Page) -> None:
         self.page = page
         self.log = page.get_by_role("log", name="Conversation")
+        self.lines = self.log.locator("p")
+        self.said = self.log.locator(".said > span")
         self.status = page.get_by_role("status")
-        self.here = page.get_by_role("complementary").get_by_role("listitem")
+        self.here = page.get_by_role("list", name="Here").get_by_role("listitem")
+        self.rooms = page.get_by_role("navigation", name="Rooms")
+        self.position = page.locator("#position")
 
     def line(self, text: str) -> Locator:
         return self.log.get_by_text(text, exact=True)
 
     async def enter(self, name: str, room: str) -> None:
         await self.page.get_by_label("Your name").fill(name)
-        await self.page.get_by_label("Room").fill(room)
-        await self.page.get_by_label("Room").press("Enter")
+        await self.page.get_by_role("textbox", name="Room").fill(room)
+        await self.page.get_by_role("textbox", name="Room").press("Enter")
         await expect(self.status).to_have_text("Connected")
 
     async def say(self, text: str) -> None:
         await self.page.get_by_label("Message").fill(text)
         await self.page.get_by_role("button", name="Send").click()
+
+    async def press(self, button: str) -> None:
+        await self.page.get_by_role("button", name=button).press("Enter")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -132,32 +190,53 @@ def room() -> str:
 
 
 @contextlib.asynccontextmanager
-async def tab(browser: Browser, demo: Demo, **options: Any) -> AsyncIterator[Tab]:
-    """Open the demo's first page in a context of its own; no script in it may fail."""
+async def tab(browser: Browser, demo: Demo | Cable, **options: Any) -> AsyncIterator[Tab]:
+    """Open the demo's first page in a context of its own.
+
+    No script in it may fail, and it may ask for nothing from elsewhere.
+    """
     async with await browser.new_context(**options) as context:
         page = await context.new_page()
         page.set_default_timeout(BACK)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
         await page.goto(demo.address)
         yield Tab(page)
         assert errors == []
+        assert [url for url in asked if not url.startswith((demo.address, "data:"))] == []
 
 
-async def heard(member: ClientConnection) -> dict[str, Any]:
-    """Return the next event that a member hears."""
-    event: dict[str, Any] = json.loads(await member.recv())
-    return event
+async def heard(member: ClientConnection, key: str = "data") -> dict[str, Any]:
+    """Return the next event of a kind that a member hears, past all others."""
+    while True:
+        event: dict[str, Any] = json.loads(await member.recv())
+        if key in event:
+            return event
 
 
-async def closed(member: ClientConnection) -> tuple[int, str]:
-    """Return the code and reason with which the server ended a connection."""
+async def say(member: ClientConnection, *texts: str) -> None:
+    """Speak as a member that is no browser, until it hears itself."""
+    for text in texts:
+        await member.send(json.dumps({"text": text}))
+        while (await heard(member))["data"]["text"] != text:
+            pass
+
+
+async def rest(member: ClientConnection) -> list[dict[str, Any]]:
+    """Return the publications that a member hears until the server ends its connection."""
+    publications = []
     async with asyncio.timeout(10):
         with contextlib.suppress(ConnectionClosed):
             while True:
-                await member.recv()
-    assert member.close_code is not None
-    assert member.close_reason is not None
+                publications.append(await heard(member))
+    return publications
+
+
+async def closed(member: ClientConnection) -> tuple[int | None, str | None]:
+    """Return the code and reason with which the server ends a connection."""
+    await rest(member)
     return member.close_code, member.close_reason
 
 
@@ -179,27 +258,162 @@ async def test_two_tabs_talk_and_another_room_hears_nothing(browser: Browser, de
         await linus.say("Only me.")
 
         await expect(linus.line("Only me.")).to_be_visible()
-        await expect(linus.log.locator("p")).to_have_text(["You are in, as Linus", "LinusOnly me."])
+        await expect(linus.lines).to_have_text(["You are in, as Linus", "LinusOnly me."])
         await expect(linus.here).to_have_text(["Linus (you)"])
+
+
+async def test_who_enters_sees_the_last_fifty(browser: Browser, demo: Demo, room: str) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        members = [await stack.enter_async_context(demo.member(name, room)) for name in "ABCDEF"]
+        for number in range(60):
+            await members[number % 6].send(json.dumps({"text": f"No. {number}"}))
+        texts = [(await heard(members[0]))["data"]["text"] for _ in range(60)]
+        async with tab(browser, demo) as ada:
+            await ada.enter("Ada", room)
+            await expect(ada.said).to_have_text(texts[-50:])
+            await expect(ada.lines.last).to_have_text("You are in, as Ada")
+            await expect(ada.position).to_have_text(re.compile(r"^at 60-\S+$"))
+            await expect(ada.log).to_have_attribute("aria-busy", "false")
+            await say(members[0], "And one more.")
+            await expect(ada.said).to_have_text([*texts[-50:], "And one more."])
 
 
 async def test_names_come_and_go(browser: Browser, demo: Demo) -> None:
     async with tab(browser, demo) as ada:
         await ada.enter("Ada", "hall")
-        async with tab(browser, demo) as twin, demo.member("Zed", "hall") as vanishing:
-            await twin.enter("Ada", "hall")
-            await expect(ada.here).to_have_text(["Ada (you)", "Ada 2", "Zed"])
-            await expect(twin.here).to_have_text(["Ada", "Ada 2 (you)", "Zed"])
+        async with demo.member("Zed", "hall") as vanishing:
+            await expect(ada.here).to_have_text(["Ada (you)", "Zed"])
             vanishing.transport.abort()
-            await expect(ada.here).to_have_text(["Ada (you)", "Ada 2"])
-        await expect(ada.here).to_have_text(["Ada (you)"])
-        assert set(await ada.log.locator("p").all_inner_texts()) == {
-            "You are in, as Ada",
-            "Ada 2 joined",
-            "Zed joined",
-            "Zed left",
-            "Ada 2 left",
-        }
+            await expect(ada.here).to_have_text(["Ada (you)"])
+        await expect(ada.page.get_by_role("heading", name="Here")).to_have_text("Here: 1")
+        await expect(ada.lines).to_have_text(["You are in, as Ada", "Zed joined", "Zed left"])
+
+
+async def test_two_tabs_of_one_name_are_one_person(browser: Browser, demo: Demo, room: str) -> None:
+    async with tab(browser, demo) as ada, demo.member("Zed", room) as zed:
+        await ada.enter("Ada", room)
+        async with tab(browser, demo) as twin:
+            await twin.enter("Ada", room)
+            for each in (ada, twin):
+                await expect(each.here).to_have_text(["Ada (you, 2 tabs)", "Zed"])
+            await twin.say("From the second one.")
+            await expect(ada.log.locator(".mine")).to_have_text(["AdaFrom the second one."])
+        await expect(ada.here).to_have_text(["Ada (you)", "Zed"])
+        await say(zed, "Bye")
+        await expect(ada.lines).to_have_text(
+            ["You are in, as Ada", "AdaFrom the second one.", "ZedBye"]
+        )
+
+
+async def test_a_cut_line_resumes_where_it_was(browser: Browser, demo: Demo, room: str) -> None:
+    async with tab(browser, demo) as ada, demo.member("Grace", room) as grace:
+        await ada.enter("Ada", room)
+        await say(grace, "Before")
+        await expect(ada.line("Before")).to_be_visible()
+
+        await ada.press("Cut the line")
+        await expect(ada.status).to_have_text("Cut off")
+        await expect(ada.page.get_by_role("button", name="Send")).to_be_disabled()
+        assert (await heard(grace, "leave"))["leave"]["user"] == "Ada"
+        async with demo.member("Linus", room):
+            await say(grace, "one", "two", "three")
+            await expect(ada.lines.last).to_have_text("You cut the line.")
+
+            await ada.press("Reconnect")
+            await expect(ada.status).to_have_text("Connected")
+            await expect(ada.here).to_have_text(["Ada (you)", "Grace", "Linus"])
+            await say(grace, "After")
+            await expect(ada.lines).to_have_text(
+                [
+                    "You are in, as Ada",
+                    "GraceBefore",
+                    "You cut the line.",
+                    *("Graceone", "Gracetwo", "Gracethree"),
+                    "You are back. You had missed 3 messages.",
+                    "GraceAfter",
+                ]
+            )
+            await expect(ada.log.locator(".missed > span")).to_have_text(["one", "two", "three"])
+
+            await ada.press("Cut the line")
+            await ada.press("Reconnect")
+            await expect(ada.lines.last).to_have_text("You are back. You had missed nothing.")
+            await expect(ada.position).to_have_text(re.compile("^at 5-"))
+
+
+async def test_nothing_is_missed_or_doubled_when_the_cable_is_pulled(
+    browser: Browser, demo: Demo, room: str
+) -> None:
+    texts = [f"No. {number}" for number in range(60)]
+    async with (
+        Cable(demo) as cable,
+        tab(browser, cable) as ada,
+        demo.member("Grace", room) as grace,
+    ):
+        await ada.enter("Ada", room)
+        talk = asyncio.create_task(say(grace, *texts))
+        for number in (5, 15, 25):
+            await expect(ada.line(f"No. {number}")).to_be_visible()
+            cable.pull()
+            await expect(ada.status).to_have_text("Reconnecting…")
+            cable.plug()
+            await expect(ada.status).to_have_text("Connected")
+        await talk
+        await expect(ada.said).to_have_text(texts)
+        await expect(ada.line("The line is lost.")).to_have_count(3)
+
+
+async def test_who_leaves_while_the_list_is_on_its_way_is_not_in_it(browser: Browser) -> None:
+    before = """
+import asyncio
+from yaat import Channel
+async def presence(channel, presence=Channel.presence):
+    found = await presence(channel)
+    while len(found) == 3 and len(await presence(channel)) == 3:
+        await asyncio.sleep(0.01)
+    return found
+Channel.presence = presence
+"""
+    async with (
+        Demo("--port", "0", before=before) as demo,
+        demo.member("Grace") as grace,
+        demo.member("Zed") as zed,
+        tab(browser, demo) as ada,
+    ):
+        entering = asyncio.create_task(ada.enter("Ada", "lobby"))
+        while (await heard(grace, "join"))["join"]["user"] != "Ada":
+            pass
+        zed.transport.abort()
+        await entering
+        await expect(ada.here).to_have_text(["Ada (you)", "Grace"])
+
+
+async def test_rooms_are_links(browser: Browser, demo: Demo, room: str) -> None:
+    async with tab(browser, demo) as ada, tab(browser, demo) as grace:
+        await grace.enter("Grace", room)
+        await ada.enter("Ada", room)
+        await ada.say("Here")
+        await expect(grace.here).to_have_text(["Ada", "Grace (you)"])
+
+        await ada.rooms.get_by_role("link", name="Another…").click()
+        await ada.enter("Ada", f"{room} 2")
+        await ada.say("There")
+        await expect(ada.said).to_have_text(["There"])
+        await expect(ada.rooms.get_by_role("link")).to_have_text(
+            ["#lobby", f"#{room}", f"#{room} 2", "Another…"]
+        )
+        await expect(grace.here).to_have_text(["Grace (you)"])
+
+        await ada.rooms.get_by_role("link", name=f"#{room}", exact=True).click()
+        await expect(ada.status).to_have_text("Connected")
+        await expect(ada.said).to_have_text(["Here"])
+        await expect(ada.page.locator("[aria-current=page]")).to_have_text(f"#{room}")
+        await expect(grace.here).to_have_text(["Ada", "Grace (you)"])
+
+        await ada.page.go_back()
+        await expect(ada.status).to_have_text("Connected")
+        await expect(ada.said).to_have_text(["There"])
+        await expect(ada.page).to_have_title(f"#{room} 2 · Yaat chat")
 
 
 async def test_what_others_write_stays_text(browser: Browser, demo: Demo) -> None:
@@ -207,10 +421,16 @@ async def test_what_others_write_stays_text(browser: Browser, demo: Demo) -> Non
     async with tab(browser, demo) as ada:
         await ada.enter("Ada", "xss")
         async with demo.member("<b>Eve</b>", "xss") as eve:
-            await eve.send(json.dumps({"text": attack}))
+            await say(eve, attack)
             await expect(ada.line(attack)).to_be_visible()
             await expect(ada.here).to_have_text(["<b>Eve</b>", "Ada (you)"])
-        await expect(ada.log.locator("img, b")).to_have_count(0)
+        await ada.page.goto(f"{demo.address}rooms/%3Cimg src=x%3E")
+        await expect(ada.rooms.get_by_role("link")).to_have_text(
+            ["#lobby", "#xss", "#<img src=x>", "Another…"]
+        )
+        await ada.page.go_back()
+        await expect(ada.said).to_have_text([attack])
+        await expect(ada.page.locator("img, b")).to_have_count(0)
         await expect(ada.page).to_have_title("#xss · Yaat chat")
 
 
@@ -232,7 +452,7 @@ async def test_a_phone_needs_no_sideways_scrolling(browser: Browser, demo: Demo)
             assert await each.evaluate("element => element.scrollWidth - element.clientWidth") == 0
 
 
-async def test_tabs_come_back_by_themselves_after_a_restart(browser: Browser) -> None:
+async def test_tabs_begin_afresh_after_a_restart(browser: Browser) -> None:
     port = Port()
     async with (
         Demo("--port", str(port.number)) as demo,
@@ -241,9 +461,12 @@ async def test_tabs_come_back_by_themselves_after_a_restart(browser: Browser) ->
     ):
         await ada.enter("Ada", "lobby")
         await grace.enter("Grace", "lobby")
+        await ada.say("Said before it.")
+        await expect(grace.line("Said before it.")).to_be_visible()
         await demo.end(signal.SIGKILL)
         await expect(ada.status).to_have_text("Reconnecting…")
         await expect(grace.status).to_have_text("Reconnecting…")
+        await expect(grace.lines.last).to_have_text("The line is lost.")
         await grace.page.get_by_label("Message").fill("written while it was away")
         await expect(grace.page.get_by_role("button", name="Send")).to_be_disabled()
 
@@ -253,10 +476,13 @@ async def test_tabs_come_back_by_themselves_after_a_restart(browser: Browser) ->
         for each in (ada, grace):
             await expect(each.status).to_have_text("Connected", timeout=BACK)
             await expect(each.here).to_have_count(2, timeout=BACK)
+            await expect(each.lines.first).to_have_text(AFRESH)
         await grace.page.get_by_label("Message").press("Enter")
         await expect(ada.line("written while it was away")).to_be_visible()
         await ada.say("Welcome back.")
-        await expect(grace.line("Welcome back.")).to_be_visible()
+        for each in (ada, grace):
+            await expect(each.said).to_have_text(["written while it was away", "Welcome back."])
+            await expect(each.position).to_have_text(re.compile("^at 2-"))
     port.release()
 
 
@@ -268,28 +494,30 @@ async def test_ctrl_c_ends_it_without_a_word(browser: Browser) -> None:
 
 
 async def test_picture_of_two_tabs(browser: Browser, demo: Demo, tmp_path: Path) -> None:
-    look = {"viewport": {"width": 560, "height": 500}, "device_scale_factor": 1.5}
+    look = {"viewport": {"width": 560, "height": 560}, "device_scale_factor": 1.5}
     async with (
         tab(browser, demo, color_scheme="light", **look) as ada,
         tab(browser, demo, color_scheme="dark", **look) as grace,
     ):
         await ada.enter("Ada", "lobby")
         await grace.enter("Grace", "lobby")
-        for speaker, text in (
-            (ada, "Is anybody here?"),
-            (grace, "Yes! In another tab."),
-            (grace, "And when the server restarts?"),
-            (ada, "Both tabs come back by themselves."),
-            (grace, "<b>And nobody</b> gets to write HTML."),
-        ):
-            await speaker.say(text)
-            await expect(ada.line(text)).to_be_visible()
-            await expect(grace.line(text)).to_be_visible()
+        await ada.say("I cut my line now.")
+        await expect(grace.line("I cut my line now.")).to_be_visible()
+        await ada.press("Cut the line")
+        await grace.say("So you do not see this.")
+        await grace.say("<b>Nor</b> this.")
+        await expect(grace.line("<b>Nor</b> this.")).to_be_visible()
+        await ada.press("Reconnect")
+        await expect(ada.line("You are back. You had missed 2 messages.")).to_be_visible()
+        await ada.say("Here they are.")
+        for each in (ada, grace):
+            await expect(each.line("Here they are.")).to_be_visible()
+            await expect(each.here).to_have_count(2)
         images = [
             base64.b64encode(await each.page.screenshot(caret="hide")).decode()
             for each in (ada, grace)
         ]
-        await ada.page.set_viewport_size({"width": 1240, "height": 580})
+        await ada.page.set_viewport_size({"width": 1240, "height": 640})
         await ada.page.set_content(
             "<style>body { display: flex; justify-content: space-around; margin: 0; padding: 32px"
             " 24px; background: none } img { width: 560px; border-radius: 14px; box-shadow: 0 0 0"
@@ -336,10 +564,9 @@ async def test_a_broken_message_ends_its_sender_alone(
         async with demo.member("Eve", room) as eve:
             await eve.send(message)
             assert (await closed(eve))[0] == code
+        assert (await heard(ada, "leave"))["leave"]["user"] == "Eve"
         await ada.send('{"text": "Still here"}')
-        events = [await heard(ada) for _ in range(4)]
-    assert [event["type"] for event in events] == ["joined", "joined", "left", "said"]
-    assert events[-1] == {"type": "said", "name": "Ada", "text": "Still here"}
+        assert (await heard(ada))["data"] == {"name": "Ada", "text": "Still here"}
 
 
 @pytest.mark.parametrize("name", ["", "%20", "x" * 25, "a%00b", "a%0Ab", "%E2%80%AEadA"])
@@ -349,25 +576,47 @@ async def test_a_bad_name_is_refused(demo: Demo, name: str) -> None:
 
 
 async def test_a_room_name_has_a_length(demo: Demo) -> None:
-    async with demo.member("Eve", "x" * 41) as eve:
+    async with demo.member("Eve", "x" * 251) as eve:  # "room:" before it: a channel has 255 bytes
         assert (await closed(eve))[0] == 1008
 
 
-@contextlib.asynccontextmanager
-async def talker_and_mute(limits: str) -> AsyncIterator[tuple[ClientConnection, ClientConnection]]:
-    """Let one talk until the other, who does not read, has more than the system buffers for it."""
+@pytest.mark.parametrize("since", ["1-another", "nonsense"])
+async def test_an_unknown_position_is_told(demo: Demo, room: str, since: str) -> None:
+    async with demo.member("Ada", room) as ada, demo.member("Eve", room, since) as eve:
+        await say(ada, "one")
+        assert (await closed(eve))[0] == 4010
+
+
+async def test_a_flood_waits_in_its_own_connection(room: str) -> None:
+    async with (
+        Demo("--port", "0", before="app.PAUSE = 3600") as demo,
+        demo.member("Eve", room) as eve,
+        demo.member("Ada", room) as ada,
+    ):
+        for number in range(10):
+            await eve.send(json.dumps({"text": f"flood {number}"}))
+        assert (await heard(ada))["data"]["text"] == "flood 0"
+        await ada.send('{"text": "Let me speak"}')
+        assert (await heard(ada))["data"]["text"] == "Let me speak"
+
+
+async def test_who_stops_reading_is_cut_delays_nobody_and_misses_nothing() -> None:
     # Small buffers and no pause, so that it takes kilobytes and not megabytes.
-    before = f"""
+    before = """
 import socket
 app.PAUSE = 0
-{limits}
 def listen(*arguments, listen=serve.listen):
     listener = listen(*arguments)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
     return listener
 serve.listen = listen
 """
-    async with Demo("--port", "0", before=before) as demo, demo.member("Ada") as ada:
+    texts = [f"{number} {'€' * 900}" for number in range(150)]
+    async with (
+        Demo("--port", "0", before=before) as demo,
+        demo.member("Ada") as ada,
+        demo.member("Grace") as grace,
+    ):
         with socket.socket() as small:
             small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
             small.setblocking(False)
@@ -375,45 +624,24 @@ serve.listen = listen
             loop = asyncio.get_running_loop()
             await loop.sock_connect(small, (address.hostname, address.port))
             async with demo.member("Mute", sock=small, compression=None) as mute:
+                await heard(mute, "here")
                 mute.transport.pause_reading()
-                for _ in range(100):
-                    await ada.send(json.dumps({"text": "€" * 1000}))
-                    while (await heard(ada))["type"] != "said":
-                        pass
-                yield ada, mute
+                await say(ada, *texts)
+                assert "reads too slowly" in await demo.complaint()
+                mute.transport.resume_reading()
+                read = await rest(mute)
+                assert (mute.close_code, mute.close_reason) == (1013, "reads too slowly")
+                assert (await heard(grace, "leave"))["leave"]["user"] == "Mute"
 
-
-async def test_who_stops_reading_is_closed_and_delays_nobody() -> None:
-    async with talker_and_mute("app.BACKLOG, app.PATIENCE = 1000, 0.5") as (ada, mute):
-        async with asyncio.timeout(10):
-            assert await heard(ada) == {"type": "left", "name": "Mute", "here": ["Ada"]}
-        mute.transport.resume_reading()
-        assert await closed(mute) == (1013, "You read too slowly")
-
-
-async def test_who_falls_behind_is_closed_too() -> None:
-    async with talker_and_mute("app.BACKLOG, app.PATIENCE = 20, 50") as (_, mute):
-        mute.transport.resume_reading()
-        assert await closed(mute) == (1013, "You read too slowly")
-
-
-async def test_a_burst_that_does_not_fit_is_told() -> None:
-    before = """
-from yaat.responses import TextResponse
-@app.app.route("/burst")
-async def burst(request):
-    for number in range(app.BACKLOG + 1):
-        app.tell(app.rooms["lobby"], "said", name="Ada", text=str(number))
-    return TextResponse("")
-"""
-    async with Demo("--port", "0", before=before) as demo, demo.member("Ada") as ada:
-        assert await heard(ada) == {"type": "joined", "name": "Ada", "here": ["Ada"]}
-        await fetch(f"{demo.address}burst")
-        assert await closed(ada) == (1013, "You read too slowly")
+        since = "{offset}-{epoch}".format(**read[-1])
+        async with demo.member("Mute", since=since) as mute:
+            while len(read) < len(texts):
+                read.append(await heard(mute))
+    assert [each["data"]["text"] for each in read] == texts
 
 
 async def quiet(demo: Demo, tasks: int) -> int:
-    """Wait until no room is left, and no more tasks than these; return how many there are."""
+    """Wait until nobody is in a room, and no more tasks than these; return how many there are."""
     return int(await fetch(f"{demo.address}quiet?tasks={tasks}"))
 
 
@@ -423,8 +651,11 @@ import asyncio
 from yaat.responses import TextResponse
 @app.app.route("/quiet")
 async def quiet(request):
-    while app.rooms or len(asyncio.all_tasks()) > int(request.query_params["tasks"]):
-        await asyncio.sleep(0.01)
+    tasks = int(request.query_params["tasks"])
+    rooms = [request.channel(f"room:room{number}") for number in range(3)]
+    for room in rooms:
+        while (await room.presence()) or len(asyncio.all_tasks()) > tasks:
+            await asyncio.sleep(0.01)
     return TextResponse(str(len(asyncio.all_tasks())))
 """
 
