@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
@@ -15,7 +16,7 @@ from playwright.async_api import Dialog, Locator, Page, expect
 
 from browser import chromium
 from clients import connect
-from documents import DOCS, ROOT, Reading, blocks, code, tables, write
+from documents import DOCS, ROOT, Reading, blocks, code, commands, tables, write
 from servers import SPECS, Server
 from yaat import (
     POSITIONED,
@@ -29,8 +30,10 @@ from yaat import (
     WebSocket,
     WebSocketDisconnect,
     Yaat,
+    outbox,
 )
-from yaat.brokers.memory import from_url
+from yaat.brokers import memory
+from yaat.brokers.memory import MemoryBroker, from_url
 from yaat.exceptions import ChannelNameError
 from yaat.testing import TestClient, WebSocketSession
 from yaat.types import ASGIApp
@@ -150,10 +153,11 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def served(page: Path, directory: Path) -> AsyncIterator[Server]:
-    """Serve what a page consists of."""
+    """Serve what a page consists of, by the command that it names, or else by ours."""
     write(page, directory)
     path = {"PYTHONPATH": str(directory)}
-    with Server(SPECS["yaat-run-uvloop"], "app:app", directory, path) as server:
+    name = "uvicorn-sansio" if ["uvicorn", "app:app"] in commands(page) else "yaat-run-uvloop"
+    with Server(SPECS[name], "app:app", directory, path) as server:
         yield server
 
 
@@ -849,11 +853,20 @@ def test_table_of_urls() -> None:
 
 
 def test_table_of_bounds() -> None:
-    text = (REFERENCE / "brokers.md").read_text()
-    for row in tables(REFERENCE / "brokers.md")[2]:
-        for name in row[0].split(", "):
+    values = {"256 MiB": 256 << 20, "a day": 86_400, "60 s": 60, "5 minutes": 300, "1 MiB": 1 << 20}
+    parameters = dict(signature(MemoryBroker).parameters)
+    for names, defaults, _ in tables(REFERENCE / "brokers.md")[2]:
+        said = ["100,000"] if defaults == "100,000" else defaults.split(", ")
+        for name, default in zip(names.split(", "), said, strict=True):
+            value = values.get(default) or int(default.replace(",", ""))
+            assert parameters.pop(code(name)).default == value
             assert from_url(f"memory://?{code(name)}=1000") is not None
-    assert "payload and 400 bytes" in text
+    assert set(parameters) == {"space", "clock"}
+
+
+def test_what_a_publication_counts() -> None:
+    assert f"its payload and {memory.OVERHEAD} bytes" in (REFERENCE / "brokers.md").read_text()
+    assert f"its payload and {outbox.OVERHEAD} bytes" in SLOW.read_text()
 
 
 async def test_a_format_of_ones_own_is_hashable() -> None:
