@@ -270,7 +270,7 @@ def _cause(error: Exception, websocket: WebSocket) -> Exception | None:
 
 def _is_departure(error: Exception, websocket: WebSocket) -> bool:
     # That another connection was lost, which the handler was sending to, is a failure of this one.
-    gone = websocket.client_state is WebSocketState.DISCONNECTED
+    gone = websocket._is_cut or websocket.client_state is WebSocketState.DISCONNECTED
     return gone and isinstance(error, WebSocketDisconnect)
 
 

@@ -10,12 +10,14 @@ channels has many shares and one outbox.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from contextvars import Context
+from functools import partial
 from typing import Any, Final
 
-from yaat.exceptions import UsageError
+from yaat.exceptions import UsageError, WebSocketDisconnect
 from yaat.frames import Frame
-from yaat.tasks import cancel
+from yaat.tasks import cancel, failure_of
 from yaat.turns import Turns
 from yaat.types import Message
 
@@ -61,27 +63,61 @@ class _Segment:
         self._outbox.take_turn(self)
 
 
+class _Begun:
+    """A coroutine that has made its first step, to be gone on with by awaiting this."""
+
+    __slots__ = ("_coroutine", "_yielded")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, None], yielded: Any) -> None:
+        self._coroutine = coroutine
+        self._yielded = yielded
+
+    def drop(self) -> None:
+        """Go on with it no more: who awaits this is through at once."""
+        self._coroutine.close()
+        self._coroutine = _nothing()
+        self._yielded = None
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yielded = self._yielded
+        while True:
+            try:
+                answer = yield yielded
+            except BaseException as error:  # noqa: BLE001 - it is thrown on, whatever it is
+                step = partial(self._coroutine.throw, error)
+            else:
+                step = partial(self._coroutine.send, answer)
+            try:
+                yielded = step()
+            except StopIteration:
+                return
+
+
 class Outbox:
     """What waits on one connection.
 
     Args:
         turns: Who may send on the connection.
         wire: The server's `yaat.wire`, if nobody stands between; else None: then one task writes.
+        step: The server's `send`, if it neither waits nor needs a task unless it is full.
         carry: Sends a message, where there is no wire; who calls it has the turn.
         is_open: Tells whether data can still be sent.
         close: Closes the connection.
     """
 
     __slots__ = (
+        "_begun",
         "_carry",
         "_close",
         "_current",
+        "_has_turn",
         "_idle",
         "_is_draining",
         "_is_open",
         "_is_over",
         "_on_room",
         "_shares",
+        "_step",
         "_writer",
         "turns",
         "write",
@@ -92,24 +128,28 @@ class Outbox:
         turns: Turns,
         wire: Mapping[str, Any] | None,
         *,
+        step: Callable[[Message], Coroutine[Any, Any, None]] | None,
         carry: Callable[[Message], Coroutine[Any, Any, None]],
         is_open: Callable[[], bool],
         close: Callable[[int, str], Coroutine[Any, Any, None]],
     ) -> None:
         self.turns: Final = turns
-        self.write: Final[Callable[[Frame], bool]] = wire["write"] if wire else _never
+        self.write: Final[Callable[[Frame], bool]] = wire["write"] if wire else self._write_by_step
         self._on_room: Callable[[Callable[[], None]], None] | None = (
             wire["on_room"] if wire else None
         )
+        self._step = step
         self._carry = carry
         self._close = close
         self._is_open = is_open
-        self._shares: set[str] = set()
+        self._shares: dict[str, Share] = {}
         self._current: _Segment | None = None  # the one that has the turn
         self._is_draining = False
         self._is_over = False
+        self._has_turn = False
         self._writer: asyncio.Task[None] | None = None
         self._idle: asyncio.Future[None] | None = None  # what the writer waits for
+        self._begun: _Begun | None = None  # a send that it is to finish
 
     @property
     def is_open(self) -> bool:
@@ -142,18 +182,17 @@ class Outbox:
             self.take_turn(segment)
         else:
             self._current = segment
+            self._has_turn = True
             self._on_room(self._drain)
 
     def take_turn(self, segment: _Segment) -> None:
         """Send the frames of a segment, which has the turn."""
         self._current = segment
-        if self._on_room is not None:
-            if not self._is_draining:
-                self._drain()
-        elif self._idle is not None:
-            _set(self._idle)
-        elif self._writer is None:
-            self._writer = asyncio.create_task(self._run(), name="yaat outbox")
+        self._has_turn = True
+        if self._on_room is None:
+            self._wake()
+        elif not self._is_draining:
+            self._drain()
 
     # With the wire: without a task
 
@@ -176,31 +215,76 @@ class Outbox:
 
     def _give_turn(self) -> None:
         self._current = None
+        self._has_turn = False
         self.turns.give()
 
     # Without: one task writes
 
+    def _write_by_step(self, frame: Frame) -> bool:
+        """Send a frame without a task, where the server's `send` runs through unless it is full.
+
+        To wake a task takes as long as the rest of it. If it does not run through, the writer goes
+        on with it.
+        """
+        if self._step is None or not self.is_open:
+            return False
+        sending = self._step(frame.event())
+        try:
+            yielded = sending.send(None)
+        except StopIteration:
+            return True
+        except Exception as error:  # noqa: BLE001 - as in `_run`
+            self._fail(error)
+            return False
+        self._begun = _Begun(sending, yielded)
+        self.turns.taken = self._has_turn = True
+        self._wake()
+        return True
+
+    def _wake(self) -> None:
+        """See to it that the writer writes."""
+        if self._idle is not None:
+            _set(self._idle)
+        elif self._writer is None:
+            # It outlives who happens to publish first: nothing of that one's context is kept.
+            self._writer = asyncio.create_task(self._run(), name="yaat outbox", context=Context())
+            self._writer.add_done_callback(self._writer_ended)
+
+    def _writer_ended(self, writer: asyncio.Task[None]) -> None:
+        failure_of(writer)
+        if self._writer is writer:
+            self._writer = None
+        if self._has_turn:  # it was cancelled, perhaps before its first step
+            self._give_turn()
+
     async def _run(self) -> None:
         """Send segment after segment, as long as there is a member."""
-        while self._current is not None or await self._more():
+        while self._is_due or await self._more():
             try:
+                begun, self._begun = self._begun, None
+                if begun is not None:
+                    await begun
                 await self._send_all(self._current)
             except Exception as error:  # noqa: BLE001 - it must never die in silence
                 self._fail(error)
-            finally:
-                self._give_turn()
+            self._give_turn()
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether there is something for the writer."""
+        return self._current is not None or self._begun is not None
 
     async def _more(self) -> bool:
         """Wait for the next segment; tell whether there is one."""
-        while self._current is None and self._shares and not self._is_over:
+        while not self._is_due and self._shares and not self._is_over:
             self._idle = asyncio.get_running_loop().create_future()
             try:
                 await self._idle
             finally:
                 self._idle = None
-        if self._current is None:
-            self._writer = None
-        return self._current is not None
+        if not self._is_due:
+            self._writer = None  # who has something from now on needs another
+        return self._is_due
 
     async def _send_all(self, segment: _Segment | None) -> None:
         while segment is not None and segment.entries:
@@ -209,42 +293,46 @@ class Outbox:
             await self._carry(entry.frame.event())
 
     def _fail(self, error: Exception) -> None:
-        if self.is_open:
+        if self.is_open and not isinstance(error, (OSError, WebSocketDisconnect)):
             logger.error("a connection took no more publications", exc_info=error)
         self.lose()
 
     # The end
 
-    def join(self, name: str) -> None:
+    def join(self, share: "Share") -> None:
         """Note a share.
 
         Raises:
-            UsageError: There is one of this name.
+            UsageError: There is one of its name.
         """
-        if name in self._shares:
-            raise UsageError(f"this connection is a member of {name!r} already")
-        self._shares.add(name)
+        if share.name in self._shares:
+            raise UsageError(f"this connection is a member of {share.name!r} already")
+        self._shares[share.name] = share
 
-    def leave(self, name: str) -> None:
+    def leave(self, share: "Share") -> None:
         """Give up a share. What waits still leaves; with the last one the writer then ends."""
-        self._shares.discard(name)
+        del self._shares[share.name]
         if not self._shares and self._idle is not None:
             _set(self._idle)
 
     def lose(self) -> None:
         """Drop all that waits, and take no more: the connection has ended, or will."""
         self._is_over = True
+        for share in self._shares.values():
+            share.write = _refuse
         for place in (self._current, *(self.turns.queue or ())):
             if isinstance(place, _Segment):
                 for entry in tuple(place.entries):
                     entry.share.forget(entry)
+        if self._begun is not None:
+            self._begun.drop()
         if self._idle is not None:
             _set(self._idle)
-        elif self._writer is not None:
-            if asyncio.current_task() is not self._writer:
-                cancel(self._writer)
-        elif self._current is not None:
-            self._give_turn()
+        elif self._writer is None:
+            if self._has_turn:
+                self._give_turn()
+        elif asyncio.current_task() is not self._writer:
+            cancel(self._writer)
 
     def end(self, code: int, reason: str) -> None:
         """Close the connection, and send nothing more of what waits."""
@@ -275,22 +363,22 @@ class Share:
         "_outbox",
         "_slow",
         "_turns",
-        "_write",
         "name",
         "waiting",
+        "write",
     )
 
     def __init__(self, outbox: Outbox, name: str, slow: str, max_waiting: int) -> None:
         self._outbox = outbox
         self._turns = outbox.turns
-        self._write = outbox.write
+        self.write = outbox.write
         self._slow = slow
         self._max_waiting = max_waiting
         self._entries: OrderedDict[_Entry, None] = OrderedDict()
         self._keys: dict[str, _Entry] = {}
         self.waiting = 0
-        outbox.join(name)
         self.name = name
+        outbox.join(self)
 
     def offer(self, frame: Frame, key: str | None = None) -> bool:
         """Send a frame, now or when there is room. It never blocks, waits or raises.
@@ -298,7 +386,7 @@ class Share:
         Returns:
             Whether it was taken. False: the connection has ended, or this frame is dropped.
         """
-        if not self._turns.taken and self._write(frame):
+        if not self._turns.taken and self.write(frame):
             return True
         return self._outbox.is_open and self._wait(frame, key)
 
@@ -352,7 +440,7 @@ class Share:
 
     def leave(self) -> None:
         """Offer no more. What waits still leaves, in its order."""
-        self._outbox.leave(self.name)
+        self._outbox.leave(self)
 
     def on_drop(self) -> None:
         """Be told that a frame is dropped."""
@@ -361,8 +449,11 @@ class Share:
         """Be told that the connection is cut."""
 
 
-def _never(_: Frame) -> bool:
+def _refuse(_: Frame) -> bool:
     return False
+
+
+async def _nothing() -> None: ...
 
 
 def _set(future: asyncio.Future[None]) -> None:

@@ -62,6 +62,12 @@ class TaskScope:
         if self.outer is not None:
             self.outer.lose()
 
+    def interrupt(self, failure: Exception) -> None:
+        """Cancel the owner because of `failure`, unless it is or the scope has ended."""
+        if self._owner is not None and self.failure is None:
+            self.failure = failure
+            self._owner.cancel()
+
     async def end(self, timeout: float) -> None:  # noqa: ASYNC109 - it does not cancel us
         """Cancel all tasks and wait for them, at most `timeout` seconds.
 
@@ -87,8 +93,7 @@ class TaskScope:
         if self._owner is None or self.failure is not None:
             logger.error("a task failed while its connection ended", exc_info=error)
             return
-        self.failure = error
-        self._owner.cancel()
+        self.interrupt(error)
 
 
 def _is_departure(error: Exception) -> bool:

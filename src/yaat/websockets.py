@@ -123,6 +123,7 @@ class WebSocket(HTTPConnection):
     _denial: tuple[dict[str, Any], bytearray] | None = None
     _end: asyncio.Future[None] | None = None
     _end_by: float | None = None
+    _is_cut = False  # whether a channel has closed it
     _is_told = False  # whether the server tells of the loss by itself
     _lost: tuple[int, str] | None = None
     _outbox: Outbox | None = None
@@ -426,13 +427,15 @@ class WebSocket(HTTPConnection):
         self._advance(SEND)
         if self._outbox is None:
             self._ask_to_be_told()
+            send: Any = self._send
             wire = (self.scope.get("extensions") or {}).get(WIRE)
             self._outbox = Outbox(
                 self._out,
                 wire if wire is not None and self._send == wire["send"] else None,
+                step=send if _is_of_uvicorn(send) else None,
                 carry=self._carry,
                 is_open=self._is_open,
-                close=self.close,
+                close=self._cut,
             )
         return self._outbox
 
@@ -448,6 +451,20 @@ class WebSocket(HTTPConnection):
             if await self._is_loss(error):
                 raise self._departure() from None
             raise
+
+    async def _cut(self, code: int, reason: str) -> None:
+        """Close for a channel, and end a handler that waits for a peer which does not answer.
+
+        It is not the handler that closed: what it sends now finds that the peer has left.
+        """
+        self._is_cut = True
+        await self.close(code, reason)
+        with self._watching() as end:
+            await asyncio.wait((end,), timeout=self._policy.close_timeout)
+        if self._lost is None:
+            self._lose(1006, "")
+            if self._tasks is not None:
+                self._tasks.interrupt(self._departure())
 
     def _end_outbox(self) -> None:
         """Let go of what still waits, and of what waits for it."""
@@ -492,7 +509,7 @@ class WebSocket(HTTPConnection):
     def _advance(self, message_type: str) -> None:
         """Move the state by a message that is about to be sent."""
         ended_by_us = self._life in (State.CLOSING, State.CLOSED)
-        if self._lost is not None and not ended_by_us:
+        if self._is_cut or (self._lost is not None and not ended_by_us):
             raise self._departure()
         self._life = move(self._life, message_type)
 
@@ -778,7 +795,7 @@ class WebSocket(HTTPConnection):
     # The end of the connection
 
     def _departure(self) -> WebSocketDisconnect:
-        return WebSocketDisconnect(*(self._lost or (1006, "")))
+        return WebSocketDisconnect(*(self._lost or (self._is_cut and self._said) or (1006, "")))
 
     def _lose(self, code: int | None, reason: str | None) -> None:
         """Note that the connection is lost; what it was lost of is what was said first."""
@@ -1015,6 +1032,15 @@ def _cancelling_loses() -> bool:
     where they came as often as a timeout cancelled). There a task of its own makes every call.
     """
     return "granian" in sys.modules
+
+
+def _is_of_uvicorn(send: Send) -> bool:
+    """Tell whether `send` is uvicorn's own, with nothing around it.
+
+    It runs through without waiting unless the peer does not read, and needs no task of its own.
+    """
+    owner: object = getattr(send, "__self__", None)
+    return type(owner).__module__.startswith("uvicorn.protocols.websockets.")
 
 
 def _unwatch_nothing(_: object) -> None:

@@ -271,9 +271,11 @@ class Broker(ABC):
 
 def is_complete(since: Position, publications: list[Publication], top: Position) -> bool:
     """Tell whether `publications` are all there is after `since`, where `top` is the last."""
-    if since.epoch != top.epoch or since.offset > top.offset:
-        return False
-    return publications[0].prev == since.offset if publications else top.offset == since.offset
+    for publication in publications:
+        if (publication.prev, publication.epoch) != since:
+            return False
+        since = publication.position
+    return since.epoch == top.epoch and (since.offset == top.offset or bool(publications))
 
 
 def check_name(channel: str) -> None:

@@ -231,7 +231,8 @@ class Channel:
                 if subscriber.is_behind:
                     room.remove(subscriber)
                     subscriber.is_behind = False
-                    await room.catch_up(subscriber, position if position.epoch else NEVER, 0)
+                    is_kept = format is AS_PUBLISHED and position.epoch
+                    await room.catch_up(subscriber, position if is_kept else NEVER, 0)
                 await subscriber.wait()
         finally:
             room.remove(subscriber)

@@ -112,7 +112,7 @@ class SocketMember(Share):
             WebSocketDisconnect: The peer has left.
         """
         frame = self.format.encode(self.name, publication)
-        if frame is not None and (self._turns.taken or not self._write(frame)):
+        if frame is not None and (self._turns.taken or not self.write(frame)):
             await self._socket.send(frame.event())
 
     def lose(self, error: PositionLost) -> None:
@@ -176,6 +176,8 @@ class Subscriber:
 
     def offer(self, frame: Any, key: str | None = None) -> bool:  # noqa: ARG002 - as Member has it
         """Put a publication into the queue, if there is room."""
+        if self._error is not None:
+            return False  # something is missing before it
         size = len(frame.content.payload) + OVERHEAD
         if self._queue and self._waiting + size > self._max_waiting:
             self._clear()
@@ -187,7 +189,8 @@ class Subscriber:
 
     async def bring(self, publication: Publication) -> None:
         """Put what was missed into the queue; its bound is that of the history."""
-        self._put(publication)
+        if self.format.encode("", publication) is not None:
+            self._put(publication)
 
     def _put(self, publication: Publication) -> None:
         self._queue.append(publication)

@@ -12,7 +12,7 @@ from yaat.brokers.contract import Broker, Content, Present, Publication, Publish
 from yaat.channels.members import Counts
 from yaat.channels.options import ChannelOptions, Channels
 from yaat.channels.room import Room
-from yaat.exceptions import BrokerError, UsageError
+from yaat.exceptions import BrokerError, BrokerUnavailable, UsageError
 from yaat.payload import encode
 from yaat.tasks import cancelled, failure_of
 
@@ -44,6 +44,7 @@ class Node:
         self._rooms: dict[str, Room] = {}
         self._present: dict[tuple[str, str], Present] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._up_in: asyncio.AbstractEventLoop | None = None  # the same, once it is connected
         self._starting: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
@@ -66,7 +67,8 @@ class Node:
         self._loop = loop
         if self._starting is None or _has_failed(self._starting):
             self._starting = self._begin(self.broker.start(self._deliver, self._note_state))
-        await asyncio.shield(self._starting)
+        await _outcome(self._starting)
+        self._up_in = loop
 
     async def close(self) -> None:
         """End all there is of it: subscriptions end, members get nothing more.
@@ -88,7 +90,7 @@ class Node:
         self._tasks.clear()
         self._rooms.clear()
         self._present.clear()
-        self._loop = self._starting = None
+        self._loop = self._up_in = self._starting = None
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` in a task that outlives who waits for it; what it raises is for these."""
@@ -119,7 +121,7 @@ class Node:
         self, channel: str, options: ChannelOptions, content: Content, once: str | None
     ) -> Published:
         """Publish; see `Channel.publish`."""
-        if self._loop is not asyncio.get_running_loop():
+        if self._up_in is not asyncio.get_running_loop():
             await self.start()
         published = await self.broker.publish(
             channel, content, size=options.history, ttl=options.ttl, once=once
@@ -154,7 +156,7 @@ class Node:
         try:
             if room.opening is None or _has_failed(room.opening):
                 room.opening = self._begin(room.open())
-            await asyncio.shield(room.opening)
+            await _outcome(room.opening)
         except BaseException:
             self.leave(room)
             raise
@@ -163,23 +165,31 @@ class Node:
     def leave(self, room: Room) -> None:
         """Need a room no more."""
         room.uses -= 1
-        if not room.uses:
+        if not room.uses and self._loop is not None:
+            room.unused_since = self._loop.time()
             self._after(LINGER, self._tidy)
 
     def _tidy(self) -> None:
-        """Give up the rooms that nobody needs."""
-        empty = [name for name, room in self._rooms.items() if not room.uses]
-        for name in empty:
+        """Give up the rooms that nobody has needed for a while."""
+        until = asyncio.get_running_loop().time() - LINGER
+        unused = [room for room in self._rooms.values() if not room.uses]
+        given_up = [room.name for room in unused if room.unused_since <= until]
+        for name in given_up:
             del self._rooms[name]
-        if empty:
-            self.run(self._unsubscribe(empty))
+        if given_up:
+            self.run(self._unsubscribe(given_up))
+        if len(unused) > len(given_up):
+            self._after(LINGER, self._tidy)
 
     async def _unsubscribe(self, channels: list[str]) -> None:
         for channel in channels:
-            if channel not in self._rooms:
-                await self.broker.unsubscribe(channel)
-            if channel in self._rooms:  # somebody came meanwhile, and the last call counts
-                await self.broker.subscribe(channel)
+            try:
+                if channel not in self._rooms:
+                    await self.broker.unsubscribe(channel)
+                if channel in self._rooms:  # somebody came meanwhile, and the last call counts
+                    await self.broker.subscribe(channel)
+            except BrokerError as error:
+                logger.warning("%.300r stays subscribed: %s", channel, error)
 
     # Who is there
 
@@ -194,7 +204,7 @@ class Node:
         """Let it be known that somebody is there no more, whatever happens to who calls this."""
         if self._present.pop((channel, present.client), None) is not None:  # or it was closed
             with contextlib.suppress(BrokerError):  # it is logged where it is raised
-                await asyncio.shield(self.run(self._depart(channel, present)))
+                await _outcome(self.run(self._depart(channel, present)))
 
     async def _depart(self, channel: str, present: Present) -> None:
         if await self.broker.presence_remove(channel, present.client):
@@ -209,6 +219,22 @@ class Node:
         if entries:
             self._after(REFRESH * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311
             self.run(self.broker.presence_refresh(entries))
+
+
+async def _outcome(task: asyncio.Task[None]) -> None:
+    """Wait for a task that others wait for as well: who is cancelled does not take it along.
+
+    Raises:
+        BrokerUnavailable: It was cancelled itself.
+        Exception: What it raised.
+    """
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        waiting = asyncio.current_task()
+        if task.cancelled() and not (waiting and waiting.cancelling()):
+            raise BrokerUnavailable("the channels have been closed") from None
+        raise
 
 
 def _has_failed(task: asyncio.Task[None]) -> bool:

@@ -11,39 +11,47 @@ from yaat.brokers.contract import NOWHERE, Broker, Position, Publication, is_com
 from yaat.channels.formats import Format
 from yaat.channels.members import Member, OnLost, called
 from yaat.channels.options import ChannelOptions
-from yaat.exceptions import BrokerError, PositionLost
+from yaat.exceptions import PositionLost
 from yaat.frames import Frame
 
 logger = logging.getLogger("yaat.channel")
 
 HELD: Final = 1000
-"""How many publications are held while the history is read. When they are more it is read again:
-the first that is still held shows that some are missing."""
+HELD_BYTES: Final = 4_194_304
+"""How many publications are held while the history is read, and of how many bytes. When they are
+more it is read again: the first that is still held shows that some are missing."""
 
 RETRY: Final = 1.0
 """How long, in seconds, until the history is asked for again that could not be read; on average."""
 
+Offer = Callable[[Frame, str | None], bool]
 Start = Callable[[Coroutine[Any, Any, None]], object]
 
 
 class Held:
     """What comes in live while the history is read."""
 
-    __slots__ = ("_publications",)
+    __slots__ = ("_bytes", "_publications")
 
     def __init__(self) -> None:
         self._publications: Final[deque[Publication]] = deque()
+        self._bytes = 0
 
     def hold(self, publication: Publication) -> None:
         """Hold a publication."""
-        if len(self._publications) >= HELD:
-            self._publications.clear()
+        if len(self._publications) >= HELD or self._bytes >= HELD_BYTES:
+            self._clear()
         self._publications.append(publication)
+        self._bytes += len(publication.content.payload)
+
+    def _clear(self) -> None:
+        self._publications.clear()
+        self._bytes = 0
 
     def beyond(self, position: Position) -> list[Publication]:
         """Take out all but what was seen by who stands at `position`."""
         held = [p for p in self._publications if not _is_seen(p, position)]
-        self._publications.clear()
+        self._clear()
         return held
 
     def following(self, position: Position) -> list[Publication] | None:
@@ -87,6 +95,7 @@ class Room:
         "opening",
         "options",
         "position",
+        "unused_since",
         "uses",
     )
 
@@ -96,9 +105,10 @@ class Room:
         self.position = NOWHERE
         self.opening: asyncio.Task[None] | None = None
         self.uses = 0  # how many have joined, or are about to
+        self.unused_since = 0.0
         self._broker = broker
         self._start = start
-        self._groups: dict[Format, dict[Member, None]] = {}
+        self._groups: dict[Format, dict[Member, Offer]] = {}
         self._early: dict[Member, Position] = {}  # who has read on, beyond what has come in live
         self._joining: set[Held] = set()
         self._held: Held | None = None
@@ -139,9 +149,13 @@ class Room:
             frame = self._encoded(format, publication)
             if frame is None:
                 continue
-            for member in tuple(members):
-                if sender is None or member.client != sender:
-                    member.offer(frame, key)
+            if sender is None:
+                for offer in tuple(members.values()):
+                    offer(frame, key)
+            else:
+                for member, offer in tuple(members.items()):
+                    if member.client != sender:
+                        offer(frame, key)
 
     def _encoded(self, format: Format, publication: Publication) -> Frame | None:  # noqa: A002
         try:
@@ -154,6 +168,9 @@ class Room:
 
     def _miss(self, publication: Publication) -> None:
         """Bring what is missing before this publication; meanwhile all that comes in waits."""
+        if not self.uses:
+            self.position = publication.position  # nobody has missed it
+            return
         self._held = Held()
         self._held.hold(publication)
         self._start(self._heal())
@@ -162,7 +179,8 @@ class Room:
         while self.uses:
             try:
                 publications, top = await self._broker.history(self.name, since=self.position)
-            except BrokerError:
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else will try again
+                logger.warning("what is missing in %.300r cannot be read yet: %r", self.name, error)
                 await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
                 continue
             if is_complete(self.position, publications, top):
@@ -183,16 +201,15 @@ class Room:
     def _lose(self, top: Position) -> None:
         """Begin anew at `top`, and tell who stood before that."""
         self.position = top
-        for member, position in tuple(self._early.items()):
-            if position.epoch == top.epoch and position.offset > top.offset:
-                continue
-            del self._early[member]
-            self._admit(member)
-            if position != top:
-                self._lose_one(member)
         for members in tuple(self._groups.values()):
             for member in tuple(members):
                 self._lose_one(member)
+        for member, position in tuple(self._early.items()):
+            if position.epoch != top.epoch or position.offset <= top.offset:
+                del self._early[member]
+                self._admit(member)
+                if position != top:
+                    self._lose_one(member)
 
     def _lose_one(self, member: Member) -> None:
         member.lose(PositionLost(self.name))
@@ -258,15 +275,17 @@ class Room:
     async def _follow(self, member: Member, held: Held, missed: Missed) -> None:
         """Bring a member what it missed, and what came in meanwhile, and let it listen."""
         position, publications = missed
+        is_checked = False  # whether the history has nothing more, though the channel seemed to
         while True:
             for publication in publications:
                 await member.bring(publication)
                 position = publication.position
             following = held.following(position)
-            if following is None or (not following and self._is_beyond(position)):
-                publications = await self._after(position)
-            elif following:
+            if following:
                 publications = following
+            elif following is None or (self._is_beyond(position) and not is_checked):
+                publications = await self._after(position)
+                is_checked = not publications
             else:
                 break
         self._add(member, position)
@@ -287,7 +306,7 @@ class Room:
             member.offer(frame)
 
     def _admit(self, member: Member) -> None:
-        self._groups.setdefault(member.format, {})[member] = None
+        self._groups.setdefault(member.format, {})[member] = member.offer
 
     def _promote(self, publication: Publication) -> None:
         """Let those listen who have not read this publication yet."""
