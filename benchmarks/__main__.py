@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks import check, echo, memory, overhead, page, startup
+from benchmarks import broker, check, echo, memory, overhead, page, startup
 from benchmarks.fanout import part as fanout
 from benchmarks.peers import PEERS, Peer, chosen
 from benchmarks.servers import part as server
@@ -18,6 +18,7 @@ PARTS: dict[str, ModuleType] = {
     "echo": echo,
     "server": server,
     "fanout": fanout,
+    "broker": broker,
 }
 
 

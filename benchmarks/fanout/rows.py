@@ -1,4 +1,4 @@
-"""What is measured, how far ahead our class has to be, and whether what came is what was sent."""
+"""What is measured, and whether what came is what was sent."""
 
 import zlib
 from collections.abc import Iterator
@@ -7,11 +7,14 @@ from functools import cached_property
 
 from benchmarks.exchange import WORDS, head_size, payload_size
 from benchmarks.servers import load
-from benchmarks.servers.load import STAMP, Counted, LoadFailedError, Target
+from benchmarks.servers.load import NAME, STAMP, Counted, LoadFailedError, Target
 from benchmarks.servers.rows import Row
 
 RSV1 = 0x40
 READY = b"ready"
+STAMPED = NAME + 1 + STAMP
+CHANNELS_EACH = 5  # channels there are for a socket; each has two members on average
+IN_FLIGHT = 64
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Fanout:
 
     @cached_property
     def text(self) -> bytes:
-        return (WORDS * (self.size // len(WORDS) + 1))[: self.size]
+        """The name of a channel, a number, and words."""
+        words = WORDS * (self.size // len(WORDS) + 1)
+        return (b"%0*d %0*d " % (NAME, 0, STAMP, 0) + words)[: self.size]
 
     def run(self, target: Target, receivers: int, seconds: float) -> Counted:
         counted, stream = load.fanout(
@@ -46,7 +51,7 @@ def check(stream: bytes, text: bytes) -> None:
     if (first := next(messages, b"")) != READY:
         raise LoadFailedError(f"the first message is {first!r}, not {READY!r}")
     for number, message in enumerate(messages, 1):
-        if message != b"%0*d" % (STAMP, number) + text[STAMP:]:
+        if message != text[: NAME + 1] + b"%0*d" % (STAMP, number) + text[STAMPED:]:
             raise LoadFailedError(f"message {number} is {message!r}")
 
 
@@ -62,25 +67,37 @@ def read(stream: bytes) -> Iterator[bytes]:
         yield payload
 
 
-def row(title: str, fanout: Fanout, receivers: int, aim: float | None) -> Row:
+def row(title: str, fanout: Fanout, receivers: int) -> Row:
     def turn(target: Target, seconds: float) -> Counted:
         return fanout.run(target, receivers, seconds)
 
-    return Row(title, "deliveries", aim, turn)
+    return Row(title, "deliveries", None, turn)
 
 
 def plain(receivers: int) -> tuple[Row, ...]:
     """Without permessage-deflate."""
     return (
-        row("128 B, one at a time", Fanout(128, 1), receivers, 1.9),
-        row("128 B, 8 in flight", Fanout(128, 8), receivers, 5.0),
+        row("128 B, one at a time", Fanout(128, 1), receivers),
+        row("128 B, 8 in flight", Fanout(128, 8), receivers),
     )
 
 
 def deflate(receivers: int) -> tuple[Row, ...]:
     """With it; only the last text is so long that our class compresses it too."""
     return (
-        row("128 B, one at a time, deflate", Fanout(128, 1, offer=True), receivers, 1.9),
-        row("128 B, 8 in flight, deflate", Fanout(128, 8, offer=True), receivers, 5.0),
-        row("1 KiB, 8 in flight, deflate", Fanout(1024, 8, offer=True), receivers, None),
+        row("128 B, one at a time, deflate", Fanout(128, 1, offer=True), receivers),
+        row("128 B, 8 in flight, deflate", Fanout(128, 8, offer=True), receivers),
+        row("1 KiB, 8 in flight, deflate", Fanout(1024, 8, offer=True), receivers),
     )
+
+
+def rooms(receivers: int) -> Row:
+    """Many small channels, whose members are twice as many sockets."""
+    sockets = 2 * receivers
+    channels = CHANNELS_EACH * sockets
+    text = Fanout(128, IN_FLIGHT).text
+
+    def turn(target: Target, seconds: float) -> Counted:
+        return load.rooms(target, text, (channels, sockets), IN_FLIGHT, seconds)
+
+    return Row(f"{channels:,} channels of 1 to 3 members", "deliveries", None, turn)

@@ -3,7 +3,8 @@
  *   echo PORT
  *
  * It unmasks in place, puts its own head before the payload, and writes all that one read brought
- * with one send; what comes at /publish to all who have asked for /listen. Nothing is checked.
+ * with one send; what comes at /publish to all who have asked for /listen and, behind that, for the
+ * channel whose name the first six digits are. Nothing is checked.
  */
 
 #define _GNU_SOURCE
@@ -19,19 +20,40 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ROOM = 1 << 12, EVENTS = 1024, LISTEN = 1024 };
+enum { ROOM = 1 << 12, EVENTS = 1024, LISTEN = 1024, DIGITS = 6, CHANNELS = 1000000 };
 
 /* What has come in and is not yet whole, and what the socket did not take yet. */
 struct connection {
     int fd;
-    bool open, closing, blocked, publishes;
+    bool open, closing, blocked, publishes, touched;
     uint8_t *in, *out;
     size_t in_size, in_room, out_size, out_room;
+    int *channels, channel_count;
+};
+
+struct list {
+    struct connection **items;
+    size_t count, room;
 };
 
 static int poller;
-static struct connection **listeners;
-static size_t listener_count, listener_room;
+static struct list *members, touched; /* by channel; those with something to write */
+
+static void append(struct list *list, struct connection *c)
+{
+    if (list->count == list->room) {
+        list->room = 2 * list->room + 4;
+        list->items = realloc(list->items, list->room * sizeof *list->items);
+    }
+    list->items[list->count++] = c;
+}
+
+static void drop(struct list *list, const struct connection *c)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (list->items[i] == c)
+            list->items[i--] = list->items[--list->count];
+}
 
 static void watch(int fd, void *who, uint32_t what, int operation)
 {
@@ -41,10 +63,10 @@ static void watch(int fd, void *who, uint32_t what, int operation)
 
 static void leave(struct connection *c)
 {
-    for (size_t i = 0; i < listener_count; i++)
-        if (listeners[i] == c)
-            listeners[i--] = listeners[--listener_count];
+    for (int i = 0; i < c->channel_count; i++)
+        drop(&members[c->channels[i]], c);
     close(c->fd);
+    free(c->channels);
     free(c->in);
     free(c->out);
     free(c);
@@ -61,14 +83,32 @@ static void put(struct connection *c, int first, const uint8_t *payload, size_t 
     c->out_size += size;
 }
 
-static void listen_in(struct connection *c)
+static int name_at(const uint8_t *digits)
 {
-    if (listener_count == listener_room) {
-        listener_room = 2 * listener_room + 64;
-        listeners = realloc(listeners, listener_room * sizeof *listeners);
-    }
-    listeners[listener_count++] = c;
+    int name = 0;
+    for (int i = 0; i < DIGITS; i++)
+        name = 10 * name + digits[i] % 16 % 10;
+    return name;
+}
+
+/* The names are six digits each, with one character between them. */
+static void listen_in(struct connection *c, const uint8_t *names)
+{
+    size_t size = strcspn((const char *)names, " ");
+    c->channels = allocated((size / DIGITS + 1) * sizeof *c->channels);
+    for (size_t at = 0; at + DIGITS <= size; at += DIGITS + 1)
+        append(&members[c->channels[c->channel_count++] = name_at(names + at)], c);
     put(c, FIN | TEXT, (const uint8_t *)"ready", 5);
+}
+
+static void publish(const struct list *to, int first, const uint8_t *payload, size_t size)
+{
+    for (size_t i = 0; i < to->count; i++) {
+        put(to->items[i], first, payload, size);
+        if (!to->items[i]->touched)
+            append(&touched, to->items[i]);
+        to->items[i]->touched = true;
+    }
 }
 
 /* RFC 6455, 4.2.2. */
@@ -88,8 +128,8 @@ static bool upgraded(struct connection *c)
         accept);
     send(c->fd, answer, size, MSG_NOSIGNAL);
     c->publishes = !memcmp(c->in, "GET /publish ", 13);
-    if (!memcmp(c->in, "GET /listen ", 12))
-        listen_in(c);
+    if (!memcmp(c->in, "GET /listen/", 12))
+        listen_in(c, c->in + 12);
     c->in_size -= end + 4 - (char *)c->in;
     memmove(c->in, end + 4, c->in_size);
     return c->open = true;
@@ -105,9 +145,8 @@ static void echo(struct connection *c)
             break;
         mask(payload, size, payload - 4, 0);
         c->closing = (head[0] & 15) == CLOSE;
-        if (c->publishes && !c->closing)
-            for (size_t i = 0; i < listener_count; i++)
-                put(listeners[i], head[0], payload, size);
+        if (c->publishes && !c->closing && size >= DIGITS)
+            publish(&members[name_at(payload)], head[0], payload, size);
         else
             put(c, head[0], payload, size);
         at += head_size(head) + size;
@@ -146,9 +185,10 @@ static bool served(struct connection *c, uint32_t events)
     if (!c->open && !upgraded(c))
         return true;
     echo(c);
-    if (c->publishes)
-        for (size_t i = 0; i < listener_count; i++)
-            written(listeners[i]);
+    for (; touched.count; touched.count--) {
+        written(touched.items[touched.count - 1]);
+        touched.items[touched.count - 1]->touched = false;
+    }
     return !c->out_size || written(c);
 }
 
@@ -182,6 +222,7 @@ int main(int number, char **arguments)
         fail("echo PORT");
     int listener = listening(atoi(arguments[1]));
     poller = epoll_create1(0);
+    members = allocated(CHANNELS * sizeof *members);
     watch(listener, NULL, EPOLLIN, EPOLL_CTL_ADD);
     for (;;) {
         int ready = epoll_wait(poller, events, EVENTS, -1);

@@ -2,7 +2,8 @@
  *
  *   load echo PORT PATH KIND PAYLOADS COUNT CONNECTIONS WINDOW WARM SECONDS PID...
  *   load handshakes PORT PATH AT_ONCE WARM SECONDS PID...
- *   load fanout PORT PATH TEXT STREAM RECEIVERS WINDOW OFFER WARM SECONDS PID...
+ *   load fanout PORT PATH TEXT STREAM RECEIVERS WINDOW OFFER WARM SECONDS LEAST PID...
+ *   load rooms PORT PATH TEXT CHANNELS SOCKETS WINDOW WARM SECONDS PID...
  *   load hold PORT PATH OFFER ADDRESS [MESSAGE]
  *
  * echo: KIND is text, binary or json. The file PAYLOADS holds COUNT payloads of one size, which
@@ -14,13 +15,23 @@
  * handshakes: AT_ONCE connections open, check the server's half of the handshake, close with a
  * close frame, wait for the server's and for its FIN, and begin anew.
  *
- * fanout: RECEIVERS connections to PATH, of which the server says a text as soon as they are in, and
- * one to /publish, which sends what the server sends on to all of them: the text in the file TEXT,
- * the first eight bytes replaced by the number of the publication, WINDOW of them in flight, which
- * is: published and not yet with every receiver. What the server sends has to be the same for all
+ * fanout: RECEIVERS connections to PATH, which names a channel; the server says a text as soon as one
+ * is in. One more connection, to /publish, sends what the server sends on to all of them: the text in
+ * the file TEXT, whose first six bytes are the name of the channel, and eight of them, behind a
+ * blank, are replaced by the number of the publication. WINDOW of them are in flight, which is:
+ * published and not yet with every receiver. What the server sends has to be the same for all
  * receivers, byte by byte, in whole frames, and no more than was published; it is written to the
  * file STREAM, for whoever looks at what it says. Deliveries are counted, and timed is a publication
- * until the last receiver has it.
+ * until the last receiver has it. With a LEAST, all this is done once more, for that many
+ * publications if there is time for them before the server sends pings, with one more connection to
+ * PATH, which is in and then reads nothing; what came of it is told too: the memory of the server's
+ * processes when it came and at the end, how many publications it finds when it reads again, and the
+ * code of the close frame behind them.
+ *
+ * rooms: CHANNELS channels, whose members are one to three of SOCKETS connections to PATH and the
+ * names of their channels, with hyphens between them. What is published goes to a channel chosen at
+ * random; its number is how many were published to that channel before. Every member has to get
+ * every publication of its channels once, in order, in a whole frame that says what was published.
  *
  * hold: does what its input says, line by line, and answers pings meanwhile, until that ends. "open
  * N" opens so many more connections, from ADDRESS. "say": each that has not done so sends MESSAGE,
@@ -49,11 +60,14 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { READ = 1 << 18, PATIENCE = 20, LOST_AFTER = 5, HEADERS_MOST = 4096, SLICES = 64 };
+enum { READ = 1 << 18, HEADERS_MOST = 4096, SLICES = 64 };
+enum { PATIENCE = 20, LOST_AFTER = 5, STALLED_AFTER = 2, PINGLESS = 14 }; /* seconds */
+enum { CHANNEL = 6, STAMP = 8, STAMP_AT = CHANNEL + 1, MEMBERS_MOST = 3 };
 
 static int port;
 static const char *path;
 static struct in_addr from; /* any, unless told */
+static int segment, room;   /* of TCP, and to receive; the kernel's choice, unless told */
 
 /* ---- sockets and the handshake ---- */
 
@@ -75,6 +89,10 @@ static int connected(void)
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (from.s_addr)
         leave_from(fd);
+    if (segment)
+        setsockopt(fd, IPPROTO_TCP, TCP_MAXSEG, &segment, sizeof segment);
+    if (room)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
         fail("no connection to port %d: %s", port, strerror(errno));
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -178,13 +196,31 @@ static void send_close(int fd)
 /* ---- the clocks ---- */
 
 static clockid_t servers[64];
-static int server_count;
+static int server_ids[64], server_count;
 
 /* clock_getcpuclockid(3): a process's CPU clock, formed of its id as Linux does. */
 static void watch(char **pids)
 {
-    for (; *pids && server_count < 64; pids++)
+    for (; *pids && server_count < 64; pids++) {
+        server_ids[server_count] = atoi(*pids);
         servers[server_count++] = (clockid_t)(~(unsigned)atoi(*pids) << 3 | 2);
+    }
+}
+
+/* Bytes of the servers that are in memory (proc_pid_statm(5)). */
+static int64_t resident(void)
+{
+    int64_t pages, sum = 0;
+    for (int i = 0; i < server_count; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "/proc/%d/statm", server_ids[i]);
+        FILE *input = fopen(name, "r");
+        if (!input || fscanf(input, "%*d %jd", (intmax_t *)&pages) != 1)
+            fail("the process whose memory is read is gone");
+        fclose(input);
+        sum += pages;
+    }
+    return sum * sysconf(_SC_PAGESIZE);
 }
 
 struct moment {
@@ -220,12 +256,13 @@ static int64_t quantile(double part)
 
 /* What is counted is counted from the end of the warming up to the end of the time. */
 static int64_t began, warm_until, until;
-static bool warming = true;
+static bool warming = true, unfinished; /* though the time be over */
 static struct moment start, end;
 static uint64_t count;
 
 static void begin(const char *warm, const char *seconds)
 {
+    warming = true, times = 0, end.wall = 0;
     began = nanoseconds(CLOCK_MONOTONIC);
     warm_until = began + atof(warm) * 1e9;
     until = warm_until + atof(seconds) * 1e9;
@@ -239,7 +276,7 @@ static bool over(void)
         warming = false, count = times = 0, start = moment();
         memset(buckets, 0, sizeof buckets);
     }
-    if (!end.wall && times && now >= until) {
+    if (!end.wall && times && now >= until && !unfinished) {
         struct moment last = moment();
         if (last.server > start.server || !server_count)
             end = last;
@@ -639,7 +676,8 @@ struct receiver {
 static uint64_t published, complete; /* the text that says who is in counts as one */
 static int *missing;               /* receivers that have not got it yet, of what is in flight */
 static int64_t *published_at;
-static int receiver_count;
+static int receiver_count, patience = LOST_AFTER;
+static int64_t first_ping;         /* from then on there may be pings, which each has its own of */
 
 static void *grown(void *memory, size_t *room, size_t wanted, size_t item)
 {
@@ -720,6 +758,12 @@ static void enter_many(struct receiver *all, bool offer)
     }
 }
 
+static void put_digits(void *at, int digits, uint64_t number)
+{
+    for (char *digit = (char *)at + digits; digit-- > (char *)at; number /= 10)
+        *digit = '0' + number % 10;
+}
+
 /* All in one piece; the masking key is of zeros, which is as good as any (RFC 6455, 5.3). */
 static void publish(int fd, unsigned number)
 {
@@ -728,11 +772,9 @@ static void publish(int fd, unsigned number)
     uint8_t *frames = allocated(number * (size + each)), *at = frames;
     int64_t now = nanoseconds(CLOCK_MONOTONIC);
     for (unsigned i = 0; i < number; i++, published++) {
-        char digits[9];
-        snprintf(digits, sizeof digits, "%08ju", (uintmax_t)(published % 100000000));
         memcpy(at, head, size);
         memcpy(at + size, payloads, each);
-        memcpy(at + size, digits, 8);
+        put_digits(at + size + STAMP_AT, STAMP, published);
         at += size + each;
         published_at[published % window] = now;
         missing[published % window] = receiver_count;
@@ -756,10 +798,10 @@ static void tick_off(struct receiver *r, unsigned whole, int64_t now, bool count
 /* Waits, and takes what came. */
 static void listen_once(struct epoll_event *events, bool counts)
 {
-    int number = epoll_wait(poller, events, receiver_count + 1, LOST_AFTER * 1000);
+    int number = epoll_wait(poller, events, receiver_count + 1, patience * 1000);
     if (number == 0)
         fail("message %ju did not reach all %d receivers in %d s", (uintmax_t)complete,
-            receiver_count, LOST_AFTER);
+            receiver_count, patience);
     for (int i = 0; i < number; i++) {
         struct receiver *r = events[i].data.ptr;
         if (!r)
@@ -780,16 +822,103 @@ static void write_stream(const char *file)
 static int publisher(void)
 {
     char key[KEY_SIZE + 1];
+    const char *before = path;
     int fd = connected();
     path = "/publish";
     ask(fd, key, false);
     answered(fd, key, false);
+    path = before;
     poll_for(fd, NULL, EPOLLIN, EPOLL_CTL_ADD);
     return fd;
 }
 
+/* Publishes for so long, and so many at least; all of it has arrived at the end. */
+static void publish_on(int fd, struct epoll_event *events, char **times_told, unsigned least)
+{
+    uint64_t enough = published + least;
+    patience = least ? STALLED_AFTER : LOST_AFTER;
+    begin(times_told[0], times_told[1]);
+    publish(fd, window);
+    while (complete < published) {
+        unfinished = published < enough && nanoseconds(CLOCK_MONOTONIC) < first_ping;
+        bool ends_now = over();
+        listen_once(events, !ends_now);
+        unsigned places = window - (published - complete);
+        if (places && !ends_now)
+            publish(fd, places);
+    }
+    print_counted();
+}
+
+/* A reader on a bad line: small segments, no room, and it does not read. The server's kernel takes a
+ * few ten KiB for it. */
+static int stalled(void)
+{
+    static const uint8_t ready[] = { FIN | TEXT, 5, 'r', 'e', 'a', 'd', 'y' };
+    char key[KEY_SIZE + 1];
+    uint8_t came[sizeof ready];
+    segment = 536, room = 2048;
+    int fd = connected();
+    segment = room = 0;
+    ask(fd, key, false);
+    answered(fd, key, false);
+    receive_all(fd, came, sizeof came);
+    if (memcmp(came, ready, sizeof ready))
+        fail("the one that is to stall was not told that it is in");
+    return fd;
+}
+
+/* All of it; or 1 if it does not come, and 1006 if the connection has ended (RFC 6455, 7.1.5). */
+static int all_of(int fd, uint8_t *into, size_t size)
+{
+    ssize_t got = size ? recv(fd, into, size, MSG_WAITALL) : 0;
+    if (got == (ssize_t)size)
+        return 0;
+    return got > 0 || (got < 0 && errno == EAGAIN) ? 1 : 1006;
+}
+
+/* One more whole frame, which stays in `head` and `text`. */
+static int next_whole(int fd, uint8_t *head, uint8_t *text)
+{
+    int end = all_of(fd, head, 2);
+    if (!end)
+        end = all_of(fd, head + 2, head_size(head) - 2);
+    if (!end && payload_size(head) > each)
+        fail("the stalled one: a frame of %ju bytes", (uintmax_t)payload_size(head));
+    return end ? end : all_of(fd, text, payload_size(head));
+}
+
+/* Reads at last: what is left to it? */
+static void print_stalled(int fd, uint64_t since, int64_t before)
+{
+    int64_t after = resident();
+    uint64_t came = 0, last = since - 1;
+    int code = 0;
+    uint8_t head[HEAD_MOST], *text = allocated(each + 1);
+    struct timeval patience = { .tv_sec = 1 };
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+    while (!code && !(code = next_whole(fd, head, text))) {
+        if (head[0] == (FIN | CLOSE)) {
+            code = text[0] << 8 | text[1];
+        } else if (head[0] != (FIN | PING)) {
+            text[each] = 0;
+            uint64_t number = strtoull((char *)text + STAMP_AT, NULL, 10);
+            if (head[0] != (FIN | TEXT) || number <= last || number >= published)
+                fail("the stalled one got publication %ju behind %ju", (uintmax_t)number,
+                    (uintmax_t)last);
+            last = number, came++;
+        }
+    }
+    printf("{\"before\": %jd, \"after\": %jd, \"published\": %ju, \"came\": %ju, \"code\": %d}\n",
+        (intmax_t)before, (intmax_t)after, (uintmax_t)(published - since), (uintmax_t)came,
+        code == 1 ? 0 : code);
+    close(fd);
+}
+
 static void fanout(char **arguments)
 {
+    unsigned least = atoi(arguments[7]);
+    first_ping = nanoseconds(CLOCK_MONOTONIC) + PINGLESS * 1000000000LL;
     receiver_count = atoi(arguments[2]);
     window = atoi(arguments[3]);
     struct receiver *all = allocated(receiver_count * sizeof *all);
@@ -798,22 +927,21 @@ static void fanout(char **arguments)
     published_at = allocated(window * sizeof *published_at);
     payload_count = 1;
     read_payloads(arguments[0]);
-    watch(arguments + 7);
+    watch(arguments + 8);
     missing[published++ % window] = receiver_count;
     enter_many(all, atoi(arguments[4]));
     while (complete < published)
         listen_once(events, false);
     int fd = publisher();
-    begin(arguments[5], arguments[6]);
-    publish(fd, window);
-    while (complete < published) {
-        bool ends_now = over();
-        listen_once(events, !ends_now);
-        unsigned places = window - (published - complete);
-        if (places && !ends_now)
-            publish(fd, places);
+    publish_on(fd, events, arguments + 5, 0);
+    if (least) {
+        fflush(stdout); /* should the rest fail */
+        uint64_t since = published;
+        int64_t before = resident();
+        int still = stalled();
+        publish_on(fd, events, arguments + 5, least);
+        print_stalled(still, since, before);
     }
-    print_counted();
     say_goodbye(fd);
     for (int i = 0; i < receiver_count; i++)
         say_goodbye(all[i].fd);
@@ -821,6 +949,205 @@ static void fanout(char **arguments)
     for (int i = 0; i < receiver_count; i++)
         see_off(all[i].fd, i);
     write_stream(arguments[1]);
+}
+
+/* ---- rooms ---- */
+
+struct membership {
+    int channel;
+    uint64_t received;             /* publications of that channel */
+};
+
+struct socket {
+    int fd, index, count, room;
+    struct membership *memberships;
+    uint8_t *frame;                /* that is coming in */
+    size_t got;
+};
+
+struct in_flight {
+    int channel, missing;          /* members that have not got it yet */
+    uint64_t number;               /* in the channel */
+    int64_t at;
+};
+
+static uint64_t *numbers;          /* how many were published, by channel */
+static struct in_flight *flights;  /* WINDOW of them; who is missing nobody is free */
+static uint8_t *whole_frame;       /* as the server has to send it, but for the name and the number */
+static size_t whole_head, whole_size;
+static int channel_count;
+
+static int members_of(int channel)
+{
+    int most = channel_count < MEMBERS_MOST ? channel_count : MEMBERS_MOST;
+    return 1 + channel % most;
+}
+
+static void join_up(struct socket *all, int sockets)
+{
+    for (int channel = 0; channel < channel_count; channel++)
+        for (int n = 0; n < members_of(channel); n++) {
+            struct socket *s = &all[(channel + n * (sockets / MEMBERS_MOST)) % sockets];
+            if (s->count == s->room)
+                s->memberships = realloc(
+                    s->memberships, (s->room = 2 * s->room + 4) * sizeof *s->memberships);
+            s->memberships[s->count++] = (struct membership) { .channel = channel };
+        }
+}
+
+static void enter_rooms(struct socket *s)
+{
+    static const uint8_t ready[] = { FIN | TEXT, 5, 'r', 'e', 'a', 'd', 'y' };
+    char key[KEY_SIZE + 1], *names = allocated(strlen(path) + s->count * (CHANNEL + 1) + 1);
+    const char *before = path;
+    char *at = stpcpy(names, path);
+    for (int i = 0; i < s->count; i++, at += CHANNEL) {
+        if (i)
+            *at++ = '-';
+        put_digits(at, CHANNEL, s->memberships[i].channel);
+    }
+    path = names;
+    s->fd = connected();
+    ask(s->fd, key, false);
+    answered(s->fd, key, false);
+    receive_all(s->fd, s->frame, sizeof ready);
+    if (memcmp(s->frame, ready, sizeof ready))
+        fail("socket %d: was not told that it is in", s->index);
+    path = before;
+    free(names);
+    nonblocking(s->fd);
+    poll_for(s->fd, s, EPOLLIN, EPOLL_CTL_ADD);
+}
+
+static struct membership *membership(struct socket *s, int channel)
+{
+    for (int i = 0; i < s->count; i++)
+        if (s->memberships[i].channel == channel)
+            return &s->memberships[i];
+    fail("socket %d: a publication of channel %d, where it is not", s->index, channel);
+}
+
+static struct in_flight *flight(int channel, uint64_t number)
+{
+    for (unsigned i = 0; i < window; i++)
+        if (flights[i].missing && flights[i].channel == channel && flights[i].number == number)
+            return &flights[i];
+    fail("channel %d: publication %ju came once more than there are members", channel,
+        (uintmax_t)number);
+}
+
+/* Is a whole frame what has to come next in its channel? */
+static void check_publication(struct socket *s, int64_t now, bool counts)
+{
+    char name[CHANNEL + 1] = { 0 };
+    memcpy(name, s->frame + whole_head, CHANNEL);
+    int channel = atoi(name);
+    memcpy(whole_frame + whole_head, name, CHANNEL);
+    struct membership *m = membership(s, channel);
+    put_digits(whole_frame + whole_head + STAMP_AT, STAMP, m->received);
+    if (memcmp(whole_frame, s->frame, whole_size))
+        fail("socket %d, channel %d: publication %ju is not what came", s->index, channel,
+            (uintmax_t)m->received);
+    struct in_flight *f = flight(channel, m->received++);
+    count += counts;
+    if (!--f->missing) {
+        complete++;
+        if (counts)
+            took(now - f->at);
+    }
+}
+
+static void attend_socket(struct socket *s, bool counts)
+{
+    static uint8_t buffer[READ];
+    ssize_t got = recv(s->fd, buffer, sizeof buffer, 0);
+    if (got == 0)
+        fail("socket %d: the server ended it", s->index);
+    if (got < 0 && errno != EAGAIN)
+        fail("socket %d: receiving: %s", s->index, strerror(errno));
+    int64_t now = nanoseconds(CLOCK_MONOTONIC);
+    for (ssize_t at = 0; at < got;) {
+        size_t piece = whole_size - s->got;
+        if ((ssize_t)piece > got - at)
+            piece = got - at;
+        memcpy(s->frame + s->got, buffer + at, piece);
+        at += piece, s->got += piece;
+        if (s->got == whole_size) {
+            check_publication(s, now, counts);
+            s->got = 0;
+        }
+    }
+}
+
+/* To whatever channels chance says, so that all places are taken. */
+static void publish_to_some(int fd, unsigned places)
+{
+    static uint64_t chance = 88172645463325252;
+    uint8_t head[HEAD_MOST] = { 0 };
+    size_t size = frame_head(head, FIN | TEXT, each, MASKED) + 4;
+    uint8_t *frames = allocated(places * (size + each)), *at = frames;
+    int64_t now = nanoseconds(CLOCK_MONOTONIC);
+    for (unsigned i = 0; i < window && places; i++) {
+        if (flights[i].missing)
+            continue;
+        chance ^= chance << 13, chance ^= chance >> 7, chance ^= chance << 17;
+        int channel = chance % channel_count;
+        memcpy(at, head, size);
+        memcpy(at + size, payloads, each);
+        put_digits(at + size, CHANNEL, channel);
+        put_digits(at + size + STAMP_AT, STAMP, numbers[channel]);
+        flights[i] = (struct in_flight) { channel, members_of(channel), numbers[channel]++, now };
+        at += size + each, places--, published++;
+    }
+    send_all(fd, frames, at - frames);
+    free(frames);
+}
+
+static void rooms(char **arguments)
+{
+    int sockets = atoi(arguments[2]);
+    channel_count = atoi(arguments[1]);
+    window = atoi(arguments[3]);
+    payload_count = 1;
+    read_payloads(arguments[0]);
+    watch(arguments + 6);
+    numbers = allocated(channel_count * sizeof *numbers);
+    flights = allocated(window * sizeof *flights);
+    whole_frame = allocated(HEAD_MOST + each);
+    whole_head = frame_head(whole_frame, FIN | TEXT, each, 0);
+    whole_size = whole_head + each;
+    memcpy(whole_frame + whole_head, payloads, each);
+    struct socket *all = allocated(sockets * sizeof *all);
+    struct epoll_event *events = allocated((sockets + 1) * sizeof *events);
+    join_up(all, sockets);
+    for (int i = 0; i < sockets; i++) {
+        all[i].index = i, all[i].frame = allocated(whole_size + HEAD_MOST);
+        enter_rooms(&all[i]);
+    }
+    int fd = publisher();
+    begin(arguments[4], arguments[5]);
+    publish_to_some(fd, window);
+    while (complete < published) {
+        bool ends_now = over();
+        int number = epoll_wait(poller, events, sockets + 1, LOST_AFTER * 1000);
+        if (number == 0)
+            fail("%ju publications did not reach all members in %d s",
+                (uintmax_t)(published - complete), LOST_AFTER);
+        for (int i = 0; i < number; i++)
+            if (!events[i].data.ptr)
+                fail("the server sends something to the publisher, or ended it");
+            else
+                attend_socket(events[i].data.ptr, !ends_now);
+        if (!ends_now && complete + window > published)
+            publish_to_some(fd, window - (published - complete));
+    }
+    print_counted();
+    say_goodbye(fd);
+    for (int i = 0; i < sockets; i++)
+        say_goodbye(all[i].fd);
+    see_off(fd, -1);
+    for (int i = 0; i < sockets; i++)
+        see_off(all[i].fd, i);
 }
 
 /* ---- hold ---- */
@@ -974,11 +1301,13 @@ int main(int number, char **arguments)
         echo(arguments + 4);
     else if (!strcmp(mode, "handshakes") && number > 6)
         handshakes(arguments + 4);
-    else if (!strcmp(mode, "fanout") && number > 11)
+    else if (!strcmp(mode, "fanout") && number > 12)
         fanout(arguments + 4);
+    else if (!strcmp(mode, "rooms") && number > 10)
+        rooms(arguments + 4);
     else if (!strcmp(mode, "hold") && number > 5)
         hold(arguments + 4);
     else
-        fail("load: echo, handshakes, fanout or hold, and what the top of load.c says");
+        fail("load: echo, handshakes, fanout, rooms or hold, and what the top of load.c says");
     return 0;
 }

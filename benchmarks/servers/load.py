@@ -14,6 +14,7 @@ from benchmarks.servers.compiled import compiled
 WARM = 0.05  # seconds before the clocks are read
 SPARE = 4  # payloads more than are in flight: what is lost, repeated or swapped is seen to be wrong
 STAMP = 8  # characters of a payload that tell it from the others
+NAME = 6  # characters in the beginning of what is published: the channel
 
 
 class LoadFailedError(Exception):
@@ -94,6 +95,26 @@ def handshakes(target: Target, at_once: int, seconds: float) -> Counted:
     return counted("handshakes", target.port, "/text", at_once, WARM, seconds, *target.clocks)
 
 
+@dataclass(frozen=True)
+class Stalled:
+    """What became of a reader that does not read, and what it cost.
+
+    Args:
+        before: Bytes of the server in memory when it came.
+        after: And when the others had everything.
+        published: How many publications there were meanwhile.
+        came: How many of them it found when it read at last.
+        code: Of the close frame behind them, 1006 if the connection had ended without one, 0 if it
+            had not.
+    """
+
+    before: int
+    after: int
+    published: int
+    came: int
+    code: int
+
+
 def fanout(
     target: Target, text: bytes, receivers: int, window: int, seconds: float, *, offer: bool
 ) -> tuple[Counted, bytes]:
@@ -102,20 +123,63 @@ def fanout(
     Returns:
         The deliveries, and what every receiver got after its handshake, byte by byte.
     """
-    sizes = [receivers, window, int(offer), WARM, seconds]
+    sizes = [receivers, window, int(offer), WARM, seconds, 0]
+    with written(text) as file:
+        stream = file.with_name("stream")
+        where = ("fanout", target.port, f"/listen/{text[:NAME].decode()}")
+        return counted(*where, file, stream, *sizes, *target.clocks), stream.read_bytes()
+
+
+def stalling(
+    target: Target, text: bytes, receivers: int, window: int, seconds: float, least: int
+) -> tuple[list[Counted], Stalled | LoadFailedError]:
+    """One connection publishes to all others; then once more, when one of them does not read.
+
+    Returns:
+        The deliveries to those who read, each time; and what became of who does not, or why there
+        was no second time.
+    """
+    sizes = [receivers, window, 0, WARM, seconds, least]
+    with written(text) as file:
+        stream = file.with_name("stream")
+        where = ("fanout", target.port, f"/listen/{text[:NAME].decode()}")
+        lines, error = told(*where, file, stream, *sizes, *target.clocks)
+    turns = [Counted(**json.loads(line)) for line in lines[:2]]
+    if error and not turns:
+        raise error
+    return turns, error or Stalled(**json.loads(lines[2]))
+
+
+def rooms(
+    target: Target, text: bytes, sizes: tuple[int, int], window: int, seconds: float
+) -> Counted:
+    """One connection publishes to channels, of which so many have members among so many sockets."""
+    with written(text) as file:
+        amounts = [*sizes, window, WARM, seconds]
+        return counted("rooms", target.port, "/listen/", file, *amounts, *target.clocks)
+
+
+@contextmanager
+def written(text: bytes) -> Iterator[Path]:
     with TemporaryDirectory() as place:
-        file, stream = Path(place) / "text", Path(place) / "stream"
+        file = Path(place) / "text"
         file.write_bytes(text)
-        said = counted("fanout", target.port, "/listen", file, stream, *sizes, *target.clocks)
-        return said, stream.read_bytes()
+        yield file
 
 
 def counted(*arguments: object) -> Counted:
+    lines, error = told(*arguments)
+    if error:
+        raise error
+    return Counted(**json.loads(lines[0]))
+
+
+def told(*arguments: object) -> tuple[list[str], LoadFailedError | None]:
+    """What the load said, line by line, and why it gave up if it did."""
     command = [str(compiled("load")), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LoadFailedError(done.stderr.strip() or f"the load ended with {done.returncode}")
-    return Counted(**json.loads(done.stdout))
+    error = done.stderr.strip() or f"the load ended with {done.returncode}"
+    return done.stdout.splitlines(), LoadFailedError(error) if done.returncode else None
 
 
 class Holding:

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     OURS = "our class"
     ASGI = "ASGI"
     ASYNCIO = "asyncio"
+    ELSE = "not Python"
     LIMIT = "a limit"
 
 

@@ -26,6 +26,22 @@ MEASURED = (
     "tornado",
     "socketify",
 )
+CHANNELS = (
+    "uvicorn",
+    "uvloop",
+    "starlette",
+    "fastapi",
+    "litestar",
+    "channels",
+    "aiohttp",
+    "websockets",
+    "picows",
+    "socketify",
+)
+
+
+def versions(names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def where(*, pinned: bool) -> str:
@@ -36,7 +52,7 @@ def where(*, pinned: bool) -> str:
 
 def heading(rounds: int, seconds: float, *, pinned: bool) -> str:
     return (
-        f"\n## The server\n\n{', '.join(f'{name} {version(name)}' for name in MEASURED)}; "
+        f"\n## The server\n\n{versions(MEASURED)}; "
         f"no permessage-deflate; {where(pinned=pinned)}; {rounds} interleaved rounds, "
         f"{seconds} s each turn. Median (10th to 90th percentile) of the ratios round by round, "
         "above 1 where it is better: more in a second, or less CPU."
@@ -62,6 +78,8 @@ def tables(results: Sequence[Results], base: Served) -> None:
     for result in results:
         print(f"\n### {result.row.title}\n")
         print(table(head(result, base), lines(result, base)))
+        for peer, why in result.lost.items():
+            print(f"\n{peer.name} IS NOT IN THE TABLE: {why}")
     print("\n" + busy(results))
 
 
@@ -153,10 +171,10 @@ def verdict(result: Results, peer: Served, base: Served, aim: float) -> str:
     )
 
 
-def ahead(result: Results) -> Iterator[str]:
+def ahead(result: Results, ours: Served = OURS_YAAT) -> Iterator[str]:
     """Who is ahead of us by more than noise, limits aside."""
     rivals = [peer for peer in result.turns if peer.kind in {Kind.ASGI, Kind.ASYNCIO}]
-    ratios = {peer: result.ratio(OURS_YAAT, peer).middle for peer in rivals}
+    ratios = {peer: result.ratio(ours, peer).middle for peer in rivals}
     faster = [peer for peer, ratio in ratios.items() if ratio * BEHIND < 1]
     for peer in faster:
         yield f"MISSED: {result.row.title}: behind {peer.name}, ours ÷ it is {ratios[peer]:.2f}"

@@ -80,10 +80,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Results:
-    """All turns of all peers at one row."""
+    """All turns of all peers at one row, and why some have none."""
 
     row: Row
     turns: dict[Served, list[Counted]]
+    lost: dict[Served, str] = field(default_factory=dict)
 
     def rates(self, peer: Served) -> list[float]:
         return [turn.rate for turn in self.turns[peer]]

@@ -1,25 +1,29 @@
 """aiohttp, with the loop of its chat example, on uvloop."""
 
 import sys
+from collections import defaultdict
 
 import uvloop
 from aiohttp import web
 
 routes = web.RouteTableDef()
-sockets: set[web.WebSocketResponse] = set()
+rooms: defaultdict[str, set[web.WebSocketResponse]] = defaultdict(set)
 
 
-@routes.get("/listen")
+@routes.get("/listen/{names}")
 async def listen(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse()
     await socket.prepare(request)
-    sockets.add(socket)
+    names = request.match_info["names"].split("-")
+    for name in names:
+        rooms[name].add(socket)
     await socket.send_str("ready")
     try:
         async for _ in socket:
             pass
     finally:
-        sockets.discard(socket)
+        for name in names:
+            rooms[name].discard(socket)
     return socket
 
 
@@ -28,7 +32,7 @@ async def publish(request: web.Request) -> web.WebSocketResponse:
     socket = web.WebSocketResponse()
     await socket.prepare(request)
     async for message in socket:
-        for each in list(sockets):
+        for each in list(rooms[message.data[:6]]):
             await each.send_str(message.data)
     return socket
 

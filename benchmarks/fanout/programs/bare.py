@@ -1,5 +1,6 @@
 """A bare ASGI application, with the extension `yaat.wire`."""
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,21 +12,23 @@ Send = Callable[[Message], Awaitable[None]]
 Write = Callable[[Frame], bool]
 
 READY = Frame("text", "ready")
-writes: set[Write] = set()
+rooms: defaultdict[str, set[Write]] = defaultdict(set)
 
 
-async def listen(write: Write, receive: Receive) -> None:
-    writes.add(write)
+async def listen(names: list[str], write: Write, receive: Receive) -> None:
+    for name in names:
+        rooms[name].add(write)
     write(READY)
     while (await receive())["type"] == "websocket.receive":
         pass
-    writes.discard(write)
+    for name in names:
+        rooms[name].discard(write)
 
 
 async def publish(receive: Receive) -> None:
     while (message := await receive())["type"] == "websocket.receive":
         frame = Frame("text", message["text"])
-        for write in writes:
+        for write in rooms[message["text"][:6]]:
             write(frame)
 
 
@@ -37,4 +40,5 @@ async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     if scope["path"] == "/publish":
         await publish(receive)
     else:
-        await listen(scope["extensions"]["yaat.wire"]["write"], receive)
+        names = scope["path"].removeprefix("/listen/").split("-")
+        await listen(names, scope["extensions"]["yaat.wire"]["write"], receive)

@@ -1,6 +1,7 @@
-"""picows with nothing between its parser and the loop: a limit, with no check of any kind."""
+"""picows with nothing between its parser and the loop."""
 
 import sys
+from collections import defaultdict
 
 import uvloop
 from picows import (
@@ -12,18 +13,23 @@ from picows import (
     ws_create_server,
 )
 
-transports: set[WSTransport] = set()
+rooms: defaultdict[bytes, set[WSTransport]] = defaultdict(set)
 
 
 class Listener(WSListener):
     """Hears what is published."""
 
+    def __init__(self, names: list[bytes]) -> None:
+        self.names = names
+
     def on_ws_connected(self, transport: WSTransport) -> None:
-        transports.add(transport)
+        for name in self.names:
+            rooms[name].add(transport)
         transport.send(WSMsgType.TEXT, b"ready")
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
-        transports.discard(transport)
+        for name in self.names:
+            rooms[name].discard(transport)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type == WSMsgType.CLOSE:
@@ -40,12 +46,14 @@ class Publisher(WSListener):
             transport.disconnect()
             return
         payload = frame.get_payload_as_bytes()
-        for each in transports:
+        for each in rooms[payload[:6]]:
             each.send(WSMsgType.TEXT, payload)
 
 
 def listener(request: WSUpgradeRequest) -> WSListener:
-    return Publisher() if request.path == b"/publish" else Listener()
+    if request.path == b"/publish":
+        return Publisher()
+    return Listener(request.path.removeprefix(b"/listen/").split(b"-"))
 
 
 async def main(port: int) -> None:

@@ -1,30 +1,38 @@
 """websockets, with its `broadcast`, on uvloop."""
 
 import sys
+from collections import defaultdict
 
 import uvloop
 from websockets.asyncio.server import ServerConnection, broadcast, serve
 
-connections: set[ServerConnection] = set()
+rooms: defaultdict[str, set[ServerConnection]] = defaultdict(set)
 
 
-async def listen(connection: ServerConnection) -> None:
-    connections.add(connection)
+async def listen(names: list[str], connection: ServerConnection) -> None:
+    for name in names:
+        rooms[name].add(connection)
     await connection.send("ready")
     try:
         await connection.wait_closed()
     finally:
-        connections.discard(connection)
+        for name in names:
+            rooms[name].discard(connection)
 
 
 async def publish(connection: ServerConnection) -> None:
     async for message in connection:
-        broadcast(connections, message)
+        assert isinstance(message, str)
+        broadcast(rooms[message[:6]], message)
 
 
 async def handler(connection: ServerConnection) -> None:
     assert connection.request is not None
-    await (publish if connection.request.path == "/publish" else listen)(connection)
+    path = connection.request.path
+    if path == "/publish":
+        await publish(connection)
+    else:
+        await listen(path.removeprefix("/listen/").split("-"), connection)
 
 
 async def main(port: int) -> None:

@@ -1,32 +1,29 @@
-"""Yaat, with the extension `yaat.wire`."""
+"""Yaat, with its channels."""
 
-from collections.abc import Callable
+from contextlib import AsyncExitStack
 
-from yaat import WebSocket, Yaat
-from yaat.frames import Frame
+from yaat import ChannelOptions, Channels, WebSocket, Yaat
 
 app = Yaat()
-READY = Frame("text", "ready")
-writes: set[Callable[[Frame], bool]] = set()
+# Who reads too slowly stays, and misses what it is too slow for.
+dropping = Yaat(channels=Channels({"{all:path}": ChannelOptions(slow="drop_oldest")}))
 
 
-@app.websocket_route("/listen")
-async def listen(websocket: WebSocket) -> None:
+@dropping.websocket_route("/listen/{names}")
+@app.websocket_route("/listen/{names}")
+async def listen(websocket: WebSocket, names: str) -> None:
     await websocket.accept()
-    write = websocket.scope["extensions"]["yaat.wire"]["write"]
-    writes.add(write)
-    write(READY)
-    try:
-        while True:
-            await websocket.receive_text()
-    finally:
-        writes.discard(write)
+    async with AsyncExitStack() as stack:
+        for name in names.split("-"):
+            await stack.enter_async_context(websocket.channel(name).join(websocket))
+        await websocket.send_text("ready")
+        async for _ in websocket.iter_text():
+            pass
 
 
+@dropping.websocket_route("/publish")
 @app.websocket_route("/publish")
 async def publish(websocket: WebSocket) -> None:
     await websocket.accept()
-    while True:
-        frame = Frame("text", await websocket.receive_text())
-        for write in writes:
-            write(frame)
+    async for text in websocket.iter_text():
+        await websocket.channel(text[:6]).publish(text)
