@@ -291,6 +291,7 @@ async def test_names_come_and_go(browser: Browser, demo: Demo) -> None:
 
 async def test_two_tabs_of_one_name_are_one_person(browser: Browser, demo: Demo, room: str) -> None:
     async with tab(browser, demo) as ada, demo.member("Zed", room) as zed:
+        await heard(zed, "here")
         await ada.enter("Ada", room)
         async with tab(browser, demo) as twin:
             await twin.enter("Ada", room)
@@ -307,6 +308,7 @@ async def test_two_tabs_of_one_name_are_one_person(browser: Browser, demo: Demo,
 
 async def test_a_cut_line_resumes_where_it_was(browser: Browser, demo: Demo, room: str) -> None:
     async with tab(browser, demo) as ada, demo.member("Grace", room) as grace:
+        await heard(grace, "here")
         await ada.enter("Ada", room)
         await say(grace, "Before")
         await expect(ada.line("Before")).to_be_visible()
@@ -315,7 +317,8 @@ async def test_a_cut_line_resumes_where_it_was(browser: Browser, demo: Demo, roo
         await expect(ada.status).to_have_text("Cut off")
         await expect(ada.page.get_by_role("button", name="Send")).to_be_disabled()
         assert (await heard(grace, "leave"))["leave"]["user"] == "Ada"
-        async with demo.member("Linus", room):
+        async with demo.member("Linus", room) as linus:
+            await heard(linus, "here")
             await say(grace, "one", "two", "three")
             await expect(ada.lines.last).to_have_text("You cut the line.")
 
@@ -380,6 +383,8 @@ Channel.presence = presence
         demo.member("Zed") as zed,
         tab(browser, demo) as ada,
     ):
+        for member in (grace, zed):
+            await heard(member, "here")
         entering = asyncio.create_task(ada.enter("Ada", "lobby"))
         while (await heard(grace, "join"))["join"]["user"] != "Ada":
             pass
