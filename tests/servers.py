@@ -46,6 +46,12 @@ class Facts:
     """It can send an empty message."""
     pushes_back: bool = True
     """It waits for whoever does not read: `await send()` for the client, the client for us."""
+    send_waits: bool = True
+    """`await send()` waits for a client that does not read; else the server holds all of it."""
+    runs_lifespan: bool = True
+    """It tells the application when it starts and when it stops."""
+    ends_handlers: bool = True
+    """When it is asked to stop, it lets the handlers come to their end."""
     code_on_stop: int = 1012
     """What an idle client sees when the server is asked to stop; 1006 if it just hangs up."""
     prints_logs: bool = False
@@ -154,29 +160,34 @@ SPECS: Mapping[str, ServerSpec] = {
         ServerSpec("uvicorn-wsproto", uvicorn("wsproto"), Facts(code_after_loss=1005)),
         ServerSpec("uvicorn-websockets", uvicorn("websockets")),
         ServerSpec("hypercorn-h1", hypercorn, HYPERCORN),
-        # When it stops it ends what writes to HTTP/2 streams first: our goodbye is left behind.
+        # When it stops it ends what writes to HTTP/2 streams first: our goodbye is left behind. And
+        # a stream without room for a byte of its buffer lets go of whoever waits for more room.
         ServerSpec(
-            "hypercorn-h2", hypercorn, replace(HYPERCORN, http_version="2", code_on_stop=1006)
+            "hypercorn-h2",
+            hypercorn,
+            replace(HYPERCORN, http_version="2", code_on_stop=1006, send_waits=False),
         ),
         ServerSpec(
             "granian",
             granian,
             # It announces 2.3 and drops the headers of an accept all the same. When it is asked to
-            # stop it hangs up on everybody.
+            # stop it hangs up on everybody, and mostly is gone before the handlers are.
             Facts(
                 tells_reason=False,
                 code_after_loss=1005,
                 sends_accept_headers=False,
+                ends_handlers=False,
                 code_on_stop=1006,
             ),
         ),
         ServerSpec(
             "daphne",
             daphne,
-            # It announces no version, which means ASGI 2.0: no headers, no reasons. A message
-            # without a byte fails its test for truth and is dropped. Its writes never wait, nor do
-            # its reads. autobahn closes with 1000 and from 3000 on; for another code it raises, and
-            # what the application raises becomes 1011. When it stops it hangs up.
+            # It announces no version, which means ASGI 2.0: no headers, no reasons; and knows no
+            # lifespan. A message without a byte fails its test for truth and is dropped. Its writes
+            # never wait, nor do its reads. autobahn closes with 1000 and from 3000 on; for another
+            # code it raises, and what the application raises becomes 1011. When it stops it hangs
+            # up and is gone.
             Facts(
                 can_deny=False,
                 tells_reason=False,
@@ -185,6 +196,9 @@ SPECS: Mapping[str, ServerSpec] = {
                 sends_registered_codes=False,
                 sends_empty=False,
                 pushes_back=False,
+                send_waits=False,
+                runs_lifespan=False,
+                ends_handlers=False,
                 code_on_stop=1006,
                 prints_logs=True,
                 complaint="invalid close code",
