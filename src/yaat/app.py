@@ -70,7 +70,7 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         self.on_startup = list(on_startup or ())
         self.on_shutdown = list(on_shutdown or ())
         self.observers = tuple(observers)
-        self.hub = Hub(broker, channels)
+        self.hub = self._own_hub = Hub(broker, channels)
         self._shares_hub = broker is None
         self._lifespan = Router(lifespan=lifespan).lifespan_context
         self.router = Router(routes, policy=policy, lifespan=self._live)
@@ -109,7 +109,7 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         for hook in self.on_startup:
             await _call(hook)
         try:
-            await self.hub.start()
+            await self._own_hub.start()
             async with self._lifespan(app) as state:
                 yield state
         finally:  # what was started is stopped, also if the lifespan fails
@@ -117,7 +117,7 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
                 for hook in self.on_shutdown:
                     await _call(hook)
             finally:
-                await self.hub.close()
+                await self._own_hub.close()
 
     def test_client(self, base_url: str = "http://testserver", **options: Any) -> "TestClient":
         """Return a client that talks to this application in process; see `yaat.testing`.
@@ -152,9 +152,9 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
             scope["yaat.observers"] = (*scope.get("yaat.observers", ()), *self.observers)
         hub: Hub | None = scope.get("yaat.hub")
         if hub is None or not self._shares_hub:
-            scope["yaat.hub"] = self.hub
+            scope["yaat.hub"] = self._own_hub
         elif hub is not self.hub:
-            if self.hub.channels.patterns:
+            if self._own_hub.channels.patterns:
                 raise UsageError(
                     "a mounted Yaat has the channels of the one around it: "
                     "give the patterns there, or give this one a broker of its own"

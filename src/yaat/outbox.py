@@ -72,12 +72,6 @@ class _Begun:
         self._coroutine = coroutine
         self._yielded = yielded
 
-    def drop(self) -> None:
-        """Go on with it no more: who awaits this is through at once."""
-        self._coroutine.close()
-        self._coroutine = _nothing()
-        self._yielded = None
-
     def __await__(self) -> Generator[Any, Any, None]:
         yielded = self._yielded
         while True:
@@ -233,7 +227,7 @@ class Outbox:
             yielded = sending.send(None)
         except StopIteration:
             return True
-        except Exception as error:  # noqa: BLE001 - as in `_run`
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as in `_run`
             self._fail(error)
             return False
         self._begun = _Begun(sending, yielded)
@@ -252,17 +246,20 @@ class Outbox:
 
     def _writer_ended(self, writer: asyncio.Task[None]) -> None:
         failure_of(writer)
-        if self._writer is writer:
+        if self._writer is writer:  # it was cancelled, perhaps before its first step
             self._writer = None
-        if self._has_turn:  # it was cancelled, perhaps before its first step
-            self._give_turn()
+            if self._has_turn:
+                self._give_turn()
 
     async def _run(self) -> None:
         """Send segment after segment, as long as there is a member."""
+        writer = asyncio.current_task()
         while self._is_due or await self._more():
             try:
                 begun, self._begun = self._begun, None
                 if begun is not None:
+                    if self._is_over and writer is not None:
+                        cancel(writer)  # where it waits, so that it can clean up
                     await begun
                 await self._send_all(self._current)
             except Exception as error:  # noqa: BLE001 - it must never die in silence
@@ -292,7 +289,7 @@ class Outbox:
             entry.share.forget(entry)
             await self._carry(entry.frame.event())
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         if self.is_open and not isinstance(error, (OSError, WebSocketDisconnect)):
             logger.error("a connection took no more publications", exc_info=error)
         self.lose()
@@ -308,10 +305,11 @@ class Outbox:
         if share.name in self._shares:
             raise UsageError(f"this connection is a member of {share.name!r} already")
         self._shares[share.name] = share
+        share.write = _refuse if self._is_over else self.write
 
     def leave(self, share: "Share") -> None:
         """Give up a share. What waits still leaves; with the last one the writer then ends."""
-        del self._shares[share.name]
+        self._shares.pop(share.name, None)
         if not self._shares and self._idle is not None:
             _set(self._idle)
 
@@ -325,7 +323,7 @@ class Outbox:
                 for entry in tuple(place.entries):
                     entry.share.forget(entry)
         if self._begun is not None:
-            self._begun.drop()
+            return  # the writer has been told, and will end that first
         if self._idle is not None:
             _set(self._idle)
         elif self._writer is None:
@@ -371,7 +369,7 @@ class Share:
     def __init__(self, outbox: Outbox, name: str, slow: str, max_waiting: int) -> None:
         self._outbox = outbox
         self._turns = outbox.turns
-        self.write = outbox.write
+        self.write: Callable[[Frame], bool]
         self._slow = slow
         self._max_waiting = max_waiting
         self._entries: OrderedDict[_Entry, None] = OrderedDict()
@@ -451,9 +449,6 @@ class Share:
 
 def _refuse(_: Frame) -> bool:
     return False
-
-
-async def _nothing() -> None: ...
 
 
 def _set(future: asyncio.Future[None]) -> None:

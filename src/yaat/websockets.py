@@ -458,9 +458,11 @@ class WebSocket(HTTPConnection):
         It is not the handler that closed: what it sends now finds that the peer has left.
         """
         self._is_cut = True
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._policy.close_timeout
         await self.close(code, reason)
         with self._watching() as end:
-            await asyncio.wait((end,), timeout=self._policy.close_timeout)
+            await asyncio.wait((end,), timeout=max(0, until - loop.time()))
         if self._lost is None:
             self._lose(1006, "")
             if self._tasks is not None:

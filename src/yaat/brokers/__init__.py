@@ -18,7 +18,10 @@ def open_broker(url: str) -> Broker:
     Raises:
         ArgumentError: No broker has this scheme, or it has no such option.
     """
-    scheme = urlsplit(url).scheme
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise ArgumentError(f"{url!r} is no URL: {error}") from None
     if scheme not in _MODULES:
         known = ", ".join(f"{name}://" for name in _MODULES)
         raise ArgumentError(f"no broker is known for {scheme or url!r}; there are: {known}")

@@ -100,7 +100,7 @@ class MemoryBroker(Broker):
         """Join the space. What is published there comes by the loop that calls this.
 
         Raises:
-            UsageError: Another event loop has the space.
+            UsageError: Another event loop has the space, or the broker is started already.
         """
         self._space.join(asyncio.get_running_loop(), self)
         self.deliver = on_publication
@@ -258,7 +258,7 @@ class _Histories:
 
     def forget(self, now: float, listeners: Container[str]) -> None:
         """Forget the channels that have not been used for too long."""
-        while self.channels:
+        for _ in range(len(self.channels)):
             channel, history = next(iter(self.channels.items()))
             if history.used + self._position_ttl > now:
                 return
@@ -393,6 +393,11 @@ class _Space:
             self._clear()  # whoever was there has gone with the loop, without a word
         if self._loop not in (None, loop):
             raise UsageError("a memory broker has one event loop; another has it already")
+        if node in self._nodes:
+            raise UsageError(
+                "a memory broker is of one application; give each of them the same URL, "
+                "as 'memory://name'"
+            )
         self._loop = loop
         self._nodes.add(node)
 
@@ -456,6 +461,7 @@ class _Space:
             return first._replace(duplicate=True)
         published = self.publish(channel, content, size, ttl)
         self._once.add(channel, once, published, now)
+        self._wake()
         return published
 
     def _send_out(self, channel: str, publication: Publication) -> None:
@@ -490,6 +496,22 @@ class _Space:
             self._due.add((channel, is_presence))
             heappush(self._timetable, (due, channel, is_presence))
             self._wake()
+            if len(self._timetable) > 2 * (self._count + CROWDED):
+                self._rewrite()
+
+    @property
+    def _count(self) -> int:
+        return len(self.histories.channels) + len(self.presence.channels)
+
+    def _rewrite(self) -> None:
+        """Leave out of the timetable the channels that are forgotten."""
+        left = [
+            (due, channel, is_presence)
+            for due, channel, is_presence in self._timetable
+            if channel in (self.presence if is_presence else self.histories).channels
+        ]
+        self._timetable = sorted(left)
+        self._due = {entry[1:] for entry in left}
 
     def _wake(self) -> None:
         if self._timer is None and self._loop is not None:
@@ -534,6 +556,8 @@ def from_url(url: str) -> MemoryBroker:
         ArgumentError: An option that it has not, or a value that it cannot have.
     """
     parts = urlsplit(url)
+    if parts.path or parts.fragment or not url.startswith("memory://"):
+        raise ArgumentError(f"{url!r} is neither 'memory://' nor 'memory://name'")
     options: dict[str, float] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in _OPTIONS:

@@ -20,7 +20,7 @@ from yaat.channels.formats import AS_PUBLISHED, EVENTS, RAW, Format
 from yaat.channels.members import OnLost, Socket, SocketMember, Subscriber, called, client_of
 from yaat.channels.node import Node
 from yaat.exceptions import ArgumentError, MalformedError, TooBigError, UsageError
-from yaat.payload import check_encodable, encode
+from yaat.payload import check_encodable, decode, encode
 
 NEVER: Final = Position(0, "?")
 """A position that no channel has."""
@@ -99,11 +99,12 @@ class Channel:
             Its place in the channel; offset 0 if it is not kept.
 
         Raises:
-            ArgumentError: Text that has no form in UTF-8.
-            TypeError: A value that has no form in JSON.
+            ArgumentError: Text that has no form in UTF-8, also in `once`, `key` or a JSON value.
+            TypeError: A value that has no form in JSON; `once` or `key` is no str.
             TooBigError: More bytes than the broker takes (1 MiB). It is a `ValueError`.
             BrokerError: It could not be published, or nobody knows: `maybe_published`.
         """
+        _check_label(once=once, key=key)
         sender = None if skip is None else client_of(skip.scope)
         return await self._node.publish(self.name, self.options, _content(data, key, sender), once)
 
@@ -143,6 +144,7 @@ class Channel:
             PositionLost: Not all is there any more, and `on_lost` was not given. Uncaught, it
                 closes with 4010.
             TooBigError: `info` or `user` is too long.
+            TypeError: The connection is of another framework, or `user` is no str.
             BrokerError: The channel cannot be reached.
             WebSocketDisconnect: The peer has left.
 
@@ -150,6 +152,11 @@ class Channel:
             Between what is brought and what comes live, nothing is missing, and nothing comes
             twice. It leaves when this is left, however that happens.
         """
+        if not hasattr(websocket, "outbox"):
+            raise TypeError(
+                f"a yaat.WebSocket can join, not {type(websocket).__module__}."
+                f"{type(websocket).__name__}: let the handler be one of a Yaat, or an Endpoint"
+            )
         _check_count(last=last)
         present = self._present(websocket, user, info)
         member = SocketMember(
@@ -319,10 +326,12 @@ class Channel:
         self._require_presence()
         if not isinstance(user, str | None):
             raise TypeError(f"user is a str, not {type(user).__name__}")
-        size = max(len(encode(user)), len(encode(info)))
+        encoded = _encoded(info)
+        size = max(len(_encoded(user)), len(encoded))
         if size > MAX_INFO:
             raise TooBigError(f"user and info have at most {MAX_INFO} bytes of JSON, not {size}")
-        return Present(client_of(websocket.scope), user, info)
+        # As every broker gives it back, and nobody's but ours.
+        return Present(client_of(websocket.scope), user, decode(encoded))
 
 
 def _check_count(**counts: int | None) -> None:
@@ -337,4 +346,20 @@ def _content(data: Any, key: str | None, sender: str | None) -> Content:
         return Content("text", data.encode(), key, sender)
     if isinstance(data, (bytes, bytearray, memoryview)):
         return Content("bytes", bytes(data), key, sender)
-    return Content("json", encode(data), key, sender)
+    return Content("json", _encoded(data), key, sender)
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return encode(value)
+    except UnicodeEncodeError:
+        raise ArgumentError("the value has no form in UTF-8: a lone surrogate is in it") from None
+
+
+def _check_label(**labels: str | None) -> None:
+    for name, label in labels.items():
+        if label is None:
+            continue
+        if not isinstance(label, str):
+            raise TypeError(f"{name} is a str, not {type(label).__name__}")
+        check_encodable(label)

@@ -37,7 +37,9 @@ class Node:
 
     def __init__(self, broker: Broker | str | None, channels: Channels | None) -> None:
         self.broker: Final = (
-            broker if isinstance(broker, Broker) else open_broker(broker or "memory://")
+            broker
+            if isinstance(broker, Broker)
+            else open_broker("memory://" if broker is None else broker)
         )
         self.channels: Final = channels or Channels()
         self.counts: Final = Counts()
@@ -67,8 +69,10 @@ class Node:
         self._loop = loop
         if self._starting is None or _has_failed(self._starting):
             self._starting = self._begin(self.broker.start(self._deliver, self._note_state))
-        await _outcome(self._starting)
-        self._up_in = loop
+        starting = self._starting
+        await _outcome(starting)
+        if self._starting is starting:  # else it has been closed meanwhile
+            self._up_in = loop
 
     async def close(self) -> None:
         """End all there is of it: subscriptions end, members get nothing more.

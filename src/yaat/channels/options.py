@@ -13,6 +13,7 @@ Slow = Literal["cut", "drop_oldest", "drop_newest", "latest"]
 """What happens to a member that reads too slowly."""
 
 _PLACE: Final = re.compile(r"\{(\w+)(:\w+)?\}")
+MOST_PLACES: Final = 3
 _REMEMBERED: Final = 16_384  # names whose options need not be looked for again
 
 
@@ -63,9 +64,10 @@ class Channels:
 
     Args:
         patterns: Options by pattern; the first that matches a name counts. `{name}` stands for one
-            or more characters other than `:`, `{name:path}` for one or more of any; all else
-            stands for itself. A name that none matches has the default options: no history, no
-            presence.
+            or more characters other than `:`; at the end, `{name:path}` for one or more of any; all
+            else stands for itself. Between two places stands something, and between two `:` there
+            are three places at most: names come from peers, and are to be matched quickly. A name
+            that none matches has the default options: no history, no presence.
 
     Raises:
         ArgumentError: A pattern that cannot be meant.
@@ -96,11 +98,19 @@ class Channels:
 def _compiled(pattern: str) -> re.Pattern[str]:
     regex, end = "", 0
     for place in _PLACE.finditer(pattern):
-        if place[2] not in (None, ":path"):
-            raise ArgumentError(f"in {pattern!r}: {place[0]} is neither {{name}} nor {{name:path}}")
-        regex += _literal(pattern, end, place.start()) + (".+" if place[2] else "[^:]+")
+        is_path = place[2] == ":path" and place.end() == len(pattern)
+        if place[2] is not None and not is_path:
+            raise ArgumentError(
+                f"in {pattern!r}: {place[0]} is neither {{name}} nor, at the end, {{name:path}}"
+            )
+        if place.start() == end > 0:
+            raise ArgumentError(f"in {pattern!r}: nothing stands before {place[0]}")
+        regex += _literal(pattern, end, place.start()) + (".+" if is_path else "[^:]+")
         end = place.end()
-    return re.compile(regex + _literal(pattern, end, len(pattern)), re.DOTALL)
+    regex += _literal(pattern, end, len(pattern))
+    if any(part.count("{}") > MOST_PLACES for part in _PLACE.sub("{}", pattern).split(":")):
+        raise ArgumentError(f"{pattern!r} has more than {MOST_PLACES} places between two ':'")
+    return re.compile(regex, re.DOTALL)
 
 
 def _literal(pattern: str, start: int, end: int) -> str:

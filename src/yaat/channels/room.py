@@ -291,7 +291,8 @@ class Room:
         self._add(member, position)
 
     def _is_beyond(self, position: Position) -> bool:
-        return position.epoch == self.position.epoch and position.offset < self.position.offset
+        """Tell whether the channel seems to stand elsewhere than `position`, and not before it."""
+        return position.epoch != self.position.epoch or position.offset < self.position.offset
 
     def _add(self, member: Member, position: Position) -> None:
         self._show(member, position)
