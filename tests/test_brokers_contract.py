@@ -165,6 +165,10 @@ AFTER_7 = [publication(offset=8), publication(offset=9)]
         (Position(9, "d"), [], TOP, False),
         (Position(10, "e"), [], TOP, False),  # the server has gone back in time
         (NOWHERE, [], Position(0, "e"), False),
+        (Position(7, "e"), AFTER_7[:1], TOP, True),  # as many as were asked for
+        (Position(6, "e"), [publication(offset=7), publication(offset=9)], TOP, False),
+        (Position(7, "e"), [AFTER_7[0], AFTER_7[1]._replace(epoch="d")], TOP, False),
+        (Position(7, "e"), AFTER_7, Position(9, "f"), False),
     ],
 )
 def test_whether_a_history_is_complete(
