@@ -180,7 +180,10 @@ ROWS = [
     ("The reason given to `close()` is sent", "sends_reason", "no"),
     ("Close codes from 1001 to 1014 are sent", "sends_registered_codes", "no, 1011"),
     ("Empty messages are sent", "sends_empty", "no"),
-    ("It waits for a client that does not read", "pushes_back", "no"),
+    ("`send()` waits for a client that does not read", "send_waits", "no"),
+    ("A client waits for a handler that does not receive", "pushes_back", "no"),
+    ("The application's startup and shutdown run", "runs_lifespan", "no"),
+    ("Handlers come to their end when the server is stopped", "ends_handlers", "no"),
     ("What a client sees when the server is stopped", "code_on_stop", ""),
 ]
 

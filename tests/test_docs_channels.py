@@ -14,6 +14,8 @@ from typing import Any, Self
 import httpx2
 import pytest
 from playwright.async_api import Dialog, Locator, Page, expect
+from starlette.applications import Starlette
+from starlette.routing import WebSocketRoute
 
 from browser import chromium
 from clients import connect
@@ -25,6 +27,7 @@ from yaat import (
     Channel,
     ChannelOptions,
     Channels,
+    Endpoint,
     PositionLost,
     StateError,
     UsageError,
@@ -626,6 +629,25 @@ async def test_notify_from_fastapi_on_a_server(tmp_path: Path) -> None:
         async with httpx2.AsyncClient() as client, connect(server.url("/live/items")) as ws:
             await client.post(http(server, "/items/1"))
             assert await ws.receive_json() == {"item": 1}
+
+
+async def test_a_channel_beside_a_route_of_fastapi(file: File) -> None:
+    module = file("docs/how-to/mount.md", "channel_beside.py")
+    async with opened(module.app, "/rooms/tea") as (client, [ws]):
+        await all_listen(module.live.channel("room:tea"), ws)
+        await client.post("/rooms/tea", params={"text": "hello"})
+        assert await ws.receive() == "hello"
+    await module.live.hub.close()
+
+
+async def test_channels_need_a_yaat() -> None:
+    async def alone(websocket: WebSocket) -> None:
+        websocket.channel("a")
+
+    app = Starlette(routes=[WebSocketRoute("/", Endpoint(alone))])
+    with pytest.raises(UsageError, match="Yaat around"):
+        async with TestClient(app) as client, client.websocket("/"):
+            pass
 
 
 async def test_a_yaat_in_a_yaat_shares_its_channels() -> None:
