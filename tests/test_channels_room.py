@@ -1,0 +1,933 @@
+"""A room, at a broker that answers when, and what, the test says."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from scripted import idle
+from scripted_broker import EPOCH, ScriptedBroker, down, in_no_time
+from yaat.brokers.contract import Position, Publication
+from yaat.channels.formats import AS_PUBLISHED
+from yaat.channels.members import Subscriber
+from yaat.channels.options import ChannelOptions
+from yaat.channels.room import HELD, Held, Room
+from yaat.exceptions import BrokerError, PositionLost
+from yaat.frames import Frame
+
+ROOM = "room:1"
+
+
+class Numbered:
+    """A format that can be read: `3:text`, and `@3` for where one stands."""
+
+    def encode(self, channel: str, publication: Publication) -> Frame | None:
+        text = publication.data
+        if text == "silence":
+            return None
+        if text == "nonsense":
+            raise ValueError(text)
+        return Frame("text", f"{publication.offset}:{text}")
+
+    def stand(self, channel: str, position: Position) -> Frame | None:
+        return Frame("text", f"@{position}".removesuffix(f"-{EPOCH}"))
+
+
+class Mute(Numbered):
+    """The same for who does not want to know where he stands."""
+
+    def stand(self, channel: str, position: Position) -> Frame | None:
+        return None
+
+
+NUMBERED, MUTE = Numbered(), Mute()
+
+
+class Listener:
+    """A member that notes what it gets.
+
+    Attributes:
+        seen: What it was offered, or brought.
+        told: What it was told of a loss, in the order of things in `seen`.
+        gate: While it is clear, there is no room for what it is brought.
+    """
+
+    def __init__(self, form: Numbered = NUMBERED, client: str | None = None) -> None:
+        self.format = form
+        self.client = client
+        self.seen: list[str] = []
+        self.closed = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def offer(self, frame: Frame, key: str | None = None) -> bool:
+        self.seen.append(str(frame.data))
+        return True
+
+    async def bring(self, publication: Publication) -> None:
+        await self.gate.wait()
+        frame = self.format.encode(ROOM, publication)
+        if frame is not None:
+            self.seen.append(f"brought {frame.data!s}")
+
+    def lose(self, error: PositionLost) -> None:
+        assert error.channel == ROOM
+        self.seen.append("lost")
+
+    def close(self) -> None:
+        self.closed += 1
+
+    @property
+    def texts(self) -> list[str]:
+        """The publications alone, however they came."""
+        return [each.removeprefix("brought ") for each in self.seen if ":" in each]
+
+
+class House:
+    """A broker and one room at it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.broker = ScriptedBroker()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.started = 0
+        options = {"history": 100} | options
+        self.room = Room(ROOM, ChannelOptions(**options), self.broker, self.start)
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.started += 1
+        task = asyncio.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def open(self) -> "House":
+        await self.broker.start(lambda _, each: self.room.take(each), lambda _: None)
+        self.room.uses += 1
+        await self.room.open()
+        return self
+
+    async def join(
+        self, since: int | str | None = None, last: int = 0, member: Listener | None = None
+    ) -> Listener:
+        member = member or Listener()
+        await self.room.catch_up(member, standing(since), last)
+        return member
+
+    def joining(
+        self, since: int | str | None = None, last: int = 0, member: Listener | None = None
+    ) -> "asyncio.Task[Listener]":
+        return asyncio.create_task(self.join(since, last, member))
+
+    def say(self, *texts: str) -> None:
+        self.broker.say(ROOM, *texts)
+
+    def lose(self, *texts: str) -> list[Publication]:
+        """Publish what gets lost on its way here."""
+        return self.broker.keep(ROOM, *texts)
+
+    def bring(self, *publications: Publication) -> None:
+        self.broker.bring(ROOM, *publications)
+
+    @property
+    def stands(self) -> str:
+        return str(self.room.position).removesuffix(f"-{EPOCH}")
+
+
+def standing(since: int | str | None) -> Position | None:
+    if isinstance(since, str):
+        return Position.parse(since)
+    return None if since is None else Position(since, EPOCH)
+
+
+async def opened(**options: Any) -> House:
+    return await House(**options).open()
+
+
+# Opening
+
+
+@in_no_time
+async def test_it_learns_where_the_channel_stands() -> None:
+    house = House()
+    house.broker.keep(ROOM, "a", "b")
+    await house.open()
+    assert house.stands == "2"
+    assert house.broker.calls == ["start", f"subscribe {ROOM}", f"history {ROOM}"]
+    member = await house.join()
+    house.say("c")
+    assert member.seen == ["@2", "3:c"]
+
+
+@in_no_time
+async def test_without_history_there_is_nothing_to_learn() -> None:
+    house = await opened(history=0)
+    member = await house.join()
+    house.broker.flash(ROOM, "a", "b")
+    assert member.seen == ["@0-", "0:a", "0:b"]
+    assert house.broker.count("history") == 0
+
+
+@in_no_time
+async def test_another_node_may_know_of_a_history() -> None:
+    """Then there are positions, but nobody here was promised that none is missing."""
+    house = await opened(history=0)
+    member = await house.join()
+    house.say("a")
+    house.lose("b")
+    house.say("c")
+    assert member.texts == ["1:a", "3:c"]
+    assert house.started == 0
+
+
+@pytest.mark.parametrize("held", ["subscribe", "history"])
+@in_no_time
+async def test_what_comes_in_while_it_opens(held: str) -> None:
+    house = House()
+    house.broker.keep(ROOM, "a")
+    house.broker.hold(held)
+    opening = asyncio.create_task(house.open())
+    await idle()
+    house.say("b")
+    house.broker.let_go(held)
+    await opening
+    assert house.stands == "2"
+    member = await house.join()
+    house.say("c")
+    assert member.seen == ["@2", "3:c"]
+    assert house.started == 0
+
+
+# Live
+
+
+@in_no_time
+async def test_a_format_is_asked_once_for_all_its_members() -> None:
+    house = await opened()
+    asked = []
+
+    class Counting(Numbered):
+        def encode(self, channel: str, publication: Publication) -> Frame | None:
+            asked.append(publication.data)
+            return super().encode(channel, publication)
+
+    counting = Counting()
+    members = [await house.join(member=Listener(counting)) for _ in range(5)]
+    other = await house.join()
+    house.say("a", "silence", "b")
+    assert asked == ["a", "silence", "b"]
+    assert {tuple(each.texts) for each in [*members, other]} == {("1:a", "3:b")}
+
+
+@in_no_time
+async def test_the_sender_is_left_out() -> None:
+    house = await opened()
+    alice, bob, nobody = [await house.join(member=Listener(client=c)) for c in ("a", "b", None)]
+    house.broker.say(ROOM, "x", sender="a")
+    house.broker.say(ROOM, "y", sender="c")
+    house.say("z")
+    assert alice.texts == ["2:y", "3:z"]
+    assert bob.texts == nobody.texts == ["1:x", "2:y", "3:z"]
+
+
+@in_no_time
+async def test_a_format_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    house = await opened()
+    member = await house.join()
+    house.say("a", "nonsense", "b")
+    assert member.texts == ["1:a", "3:b"]
+    (record,) = caplog.records
+    assert "could not encode" in record.message
+
+
+@in_no_time
+async def test_who_has_left_gets_nothing_more() -> None:
+    house = await opened()
+    first, second = await house.join(), await house.join()
+    house.say("a")
+    house.room.remove(first)
+    house.room.remove(first)
+    house.say("b")
+    house.room.remove(second)
+    house.say("c")
+    assert first.texts == ["1:a"]
+    assert second.texts == ["1:a", "2:b"]
+    assert house.room.members == []
+    assert house.room._groups == {}
+    assert house.stands == "3"
+
+
+@in_no_time
+async def test_who_leaves_while_it_is_told() -> None:
+    house = await opened()
+
+    class Leaving(Listener):
+        def offer(self, frame: Frame, key: str | None = None) -> bool:
+            house.room.remove(self)
+            return super().offer(frame, key)
+
+    leaving = await house.join(member=Leaving(MUTE))
+    staying = await house.join(member=Listener(MUTE))
+    house.say("a", "b")
+    assert (leaving.texts, staying.texts) == (["1:a"], ["1:a", "2:b"])
+
+
+@in_no_time
+async def test_all_are_told_that_it_ends() -> None:
+    house = await opened()
+    early = house.joining(since=0)
+    house.lose("a")
+    await early
+    live = await house.join()
+    house.room.close()
+    assert [each.closed for each in (early.result(), live)] == [1, 1]
+
+
+# A gap
+
+
+@in_no_time
+async def test_a_gap_is_healed_from_the_history_in_order() -> None:
+    house = await opened()
+    member = await house.join()
+    house.say("a")
+    house.lose("b", "c")
+    house.broker.hold("history")
+    house.say("d")
+    await idle()
+    assert member.texts == ["1:a"]
+    house.say("e")  # held, and in no answer
+    house.lose("f")  # and one more is lost meanwhile
+    house.say("g")
+    house.broker.let_go("history")
+    await idle()
+    assert member.texts == ["1:a", "2:b", "3:c", "4:d", "5:e", "6:f", "7:g"]
+    assert "lost" not in member.seen
+    assert (house.stands, house.started, house.tasks) == ("7", 2, set())
+
+
+@in_no_time
+async def test_what_history_has_brought_already_comes_once() -> None:
+    house = await opened()
+    member = await house.join()
+    house.lose("a")
+    house.broker.hold("history")
+    house.say("b", "c", "d")  # all of them are in the answer, too
+    house.broker.let_go("history")
+    await idle()
+    assert member.texts == ["1:a", "2:b", "3:c", "4:d"]
+    assert (house.broker.count("history"), house.started) == (2, 1)
+
+
+@in_no_time
+async def test_what_is_not_kept_waits_with_the_rest() -> None:
+    house = await opened()
+    member = await house.join()
+    house.lose("a")
+    house.broker.hold("history")
+    house.say("b")
+    await idle()
+    house.broker.flash(ROOM, "flash")
+    house.say("c")
+    house.broker.let_go("history")
+    await idle()
+    assert member.texts == ["1:a", "2:b", "0:flash", "3:c"]
+
+
+@in_no_time
+async def test_a_publication_that_comes_twice_is_told_once() -> None:
+    house = await opened()
+    member = await house.join()
+    (first,) = house.lose("a")
+    house.bring(first, first)
+    house.say("b")
+    await idle()
+    assert member.texts == ["1:a", "2:b"]
+    assert "lost" not in member.seen
+
+
+@in_no_time
+async def test_what_comes_in_behind_the_history() -> None:
+    """As where a server answers on one connection and publishes on another."""
+    house = House()
+    late = house.broker.keep(ROOM, "a", "b", "c")
+    await house.open()
+    member = await house.join()
+    house.bring(*late)
+    house.say("d")
+    await idle()
+    assert member.seen == ["@3", "4:d"]
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+@in_no_time
+async def test_the_history_is_asked_again_until_it_answers(failures: int) -> None:
+    house = await opened()
+    member = await house.join()
+    house.lose("a")
+    house.broker.fail("history", *[down() for _ in range(failures)])
+    start = asyncio.get_running_loop().time()
+    house.say("b")
+    await asyncio.sleep(0.4)
+    house.say("c")
+    assert member.texts == []
+    await asyncio.gather(*house.tasks)
+    assert failures * 0.5 <= asyncio.get_running_loop().time() - start <= failures * 1.5
+    assert member.texts == ["1:a", "2:b", "3:c"]
+
+
+@in_no_time
+async def test_an_error_that_no_broker_should_raise_leaves_nobody_deaf(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = await opened()
+    member = await house.join()
+    house.lose("a")
+    house.broker.fail("history", RuntimeError("the driver is mad"))
+    house.say("b")
+    await asyncio.sleep(10)
+    house.say("c")
+    await idle()
+    assert member.texts == ["1:a", "2:b", "3:c"]
+    (record,) = caplog.records
+    assert record.levelno >= logging.WARNING
+    assert "the driver is mad" in record.message
+
+
+@in_no_time
+async def test_more_comes_in_than_is_held() -> None:
+    house = await opened(history=10 * HELD)
+    member = await house.join()
+    house.lose("a")
+    house.broker.hold("history")
+    house.say("b")
+    await idle()
+    house.say(*["x"] * (2 * HELD + 5))
+    house.broker.let_go("history")
+    await idle()
+    total = 2 * HELD + 7
+    assert [int(text.split(":")[0]) for text in member.texts] == list(range(1, total + 1))
+    assert "lost" not in member.seen
+
+
+@in_no_time
+async def test_a_gap_when_nobody_is_there() -> None:
+    """Between the last who leaves and the end of the room: who comes then has to be right."""
+    house = await opened()
+    house.room.uses = 0
+    house.lose("a")
+    house.say("b")
+    for _ in range(50):
+        await asyncio.sleep(0.01)
+    assert house.started < 5
+    assert house.tasks == set()
+    house.room.uses = 1
+    house.say("c")
+    member = await house.join()
+    house.say("d")
+    await idle()
+    assert member.texts[-1:] == ["4:d"]
+
+
+@in_no_time
+async def test_the_last_leaves_while_a_gap_is_healed() -> None:
+    house = await opened()
+    member = await house.join()
+    house.lose("a")
+    house.broker.fail("history", down())
+    house.say("b")
+    await idle()
+    house.room.remove(member)
+    house.room.uses = 0
+    for _ in range(500):
+        await asyncio.sleep(0.01)
+    assert house.tasks == set()
+    assert house.started < 5
+
+
+# A gap that cannot be healed
+
+
+@in_no_time
+async def test_what_the_history_has_no_more_is_told() -> None:
+    house = await opened()
+    members = [await house.join(), await house.join(member=Listener(MUTE))]
+    house.say("a")
+    house.lose("b", "c")
+    del house.broker.kept[ROOM][:2]
+    house.say("d")
+    await idle()
+    house.say("e")
+    assert members[0].seen == ["@0", "1:a", "lost", "@4", "5:e"]
+    assert members[1].seen == ["1:a", "lost", "5:e"]
+    assert house.stands == "5"
+
+
+@in_no_time
+async def test_another_epoch() -> None:
+    house = await opened()
+    member = await house.join()
+    house.say("a", "b")
+    house.broker.begin_anew(ROOM, "two")
+    house.say("c")
+    await idle()
+    house.say("d")
+    assert member.seen == ["@0", "1:a", "2:b", "lost", "@1-two", "2:d"]
+
+
+@in_no_time
+async def test_a_lower_top_in_the_same_epoch() -> None:
+    """A server that came back from a snapshot."""
+    house = await opened()
+    member = await house.join()
+    house.say("a", "b", "c")
+    house.broker.rewind(ROOM, 1)
+    house.say("d")
+    await idle()
+    house.say("e")
+    assert member.seen == ["@0", "1:a", "2:b", "3:c", "lost", "@2", "3:e"]
+
+
+@in_no_time
+async def test_a_hole_in_what_the_history_answers() -> None:
+    house = await opened()
+    member = await house.join()
+    house.lose("a", "b", "c")
+    del house.broker.kept[ROOM][1]
+    house.say("d")
+    await idle()
+    house.say("e")
+    assert "lost" in member.seen
+    assert member.seen[-2:] == ["@4", "5:e"]
+
+
+@in_no_time
+async def test_an_answer_that_ends_before_the_top_is_asked_for_the_rest() -> None:
+    house = await opened()
+    member = await house.join()
+    house.lose("a", "b")
+    (last,) = house.lose("c")
+    rest, house.broker.kept[ROOM] = house.broker.kept[ROOM][1:], house.broker.kept[ROOM][:1]
+    house.broker.hold("history")
+    house.bring(last)
+    await idle()
+    house.broker.kept[ROOM] += rest
+    house.broker.let_go("history")
+    await idle()
+    assert member.texts == ["1:a", "2:b", "3:c"]
+    assert "lost" not in member.seen
+
+
+@in_no_time
+async def test_who_has_read_on_has_lost_less() -> None:
+    """Each is told of what it lost itself, and once."""
+    house = await opened()
+    behind = await house.join()
+    house.lose("a", "b")
+    between = await house.join(since=0)  # has read 1 and 2, of which nothing came in
+    house.lose("c")
+    del house.broker.kept[ROOM][:2]
+    house.lose("d")
+    at_top = await house.join(since=2)
+    house.broker.hold("history")
+    house.bring(house.broker.kept[ROOM][-1])
+    await idle()
+    beyond_task = house.joining(since=4)
+    house.lose("e")
+    house.broker.let_go("history")
+    beyond = await beyond_task
+    await idle()
+    house.say("f")
+    await idle()
+    assert behind.seen == ["@0", "lost", "@4", "5:e", "6:f"]
+    assert between.seen == ["brought 1:a", "brought 2:b", "@2", "lost", "@4", "5:e", "6:f"]
+    assert at_top.seen == ["brought 3:c", "brought 4:d", "@4", "5:e", "6:f"]
+    assert beyond.texts == ["5:e", "6:f"]
+    assert "lost" not in beyond.seen
+
+
+@in_no_time
+async def test_who_has_read_beyond_what_is_lost_is_not_told() -> None:
+    house = await opened()
+    behind = await house.join()
+    house.lose("a", "b")
+    house.broker.hold("history")
+    house.broker.kept[ROOM].clear()
+    house.bring(Publication(house.lose("c")[0].content, 3, EPOCH, 2, 0.0))
+    await idle()
+    house.broker.let_go("history")  # its answer: nothing but 3 is kept
+    house.lose("d")
+    ahead = house.joining(since=3)
+    await ahead
+    await idle()
+    house.say("e")
+    await idle()
+    assert behind.seen[:2] == ["@0", "lost"]
+    assert ahead.result().seen[-1] == "5:e"
+    assert "lost" not in ahead.result().seen
+
+
+# Coming
+
+
+@in_no_time
+async def test_what_was_missed_comes_first() -> None:
+    house = await opened()
+    house.say("a", "b", "c")
+    member = await house.join(since=1)
+    house.say("d")
+    assert member.seen == ["brought 2:b", "brought 3:c", "@3", "4:d"]
+
+
+@pytest.mark.parametrize(
+    ("last", "brought"), [(0, []), (1, ["3:c"]), (2, ["2:b", "3:c"]), (9, ["1:a", "2:b", "3:c"])]
+)
+@in_no_time
+async def test_the_last_come_first(last: int, brought: list[str]) -> None:
+    house = await opened()
+    house.say("a", "b", "c")
+    member = await house.join(last=last)
+    house.say("d")
+    assert member.seen == [*(f"brought {each}" for each in brought), "@3", "4:d"]
+
+
+@in_no_time
+async def test_the_last_of_nothing() -> None:
+    house = await opened()
+    member = await house.join(last=5)
+    house.say("a")
+    assert member.seen == ["@0", "1:a"]
+    house.broker.kept[ROOM].clear()
+    assert (await house.join(last=5)).seen == ["@1"]
+
+
+@in_no_time
+async def test_the_last_where_nothing_is_kept() -> None:
+    house = await opened(history=0)
+    assert (await house.join(last=5)).seen == ["@0-"]
+    assert house.broker.count("history") == 0
+
+
+@in_no_time
+async def test_who_stands_at_the_top_misses_nothing() -> None:
+    house = await opened()
+    house.say("a")
+    member = await house.join(since=1)
+    house.say("b")
+    assert member.seen == ["@1", "2:b"]
+
+
+@pytest.mark.parametrize("since", ["1-another", 7, 0])
+@in_no_time
+async def test_a_position_that_is_lost(since: int | str) -> None:
+    house = await opened()
+    house.say("a", "b")
+    del house.broker.kept[ROOM][0]
+    with pytest.raises(PositionLost):
+        await house.join(since=since)
+    assert (house.room.members, house.room._joining) == ([], set())
+
+
+@in_no_time
+async def test_who_wants_to_know_goes_on_from_where_it_was_then() -> None:
+    house = await opened()
+    house.say("a", "b")
+    member = Listener()
+
+    async def learn(error: PositionLost) -> None:
+        assert error.channel == ROOM
+        member.seen.append("learning")
+        house.say("c")
+        await asyncio.sleep(5)
+        house.say("d")
+        member.seen.append("learnt")
+
+    await house.room.catch_up(member, standing("9-another"), 1, learn)
+    house.say("e")
+    assert member.seen == [
+        "learning",
+        "learnt",
+        "brought 2:b",
+        "brought 3:c",
+        "brought 4:d",
+        "@4",
+        "5:e",
+    ]
+
+
+@in_no_time
+async def test_who_wants_to_know_loses_again_while_learning() -> None:
+    house = await opened()
+    house.say("a", "b")
+    member = Listener()
+    errors = []
+
+    async def learn(error: PositionLost) -> None:
+        errors.append(error)
+        if len(errors) < 3:
+            house.broker.begin_anew(ROOM, f"epoch{len(errors)}")
+            house.say("x")
+            await asyncio.sleep(1)
+
+    await house.room.catch_up(member, standing(9), 0, learn)
+    assert len(errors) == 3
+    house.say("y")
+    assert member.seen == ["@1-epoch2", "2:y"]
+
+
+@in_no_time
+async def test_who_reads_slowly_what_it_missed() -> None:
+    """What comes in meanwhile is held, and then read in turn."""
+    house = await opened()
+    house.say("a", "b")
+    member = Listener()
+    member.gate.clear()
+    joining = house.joining(since=0, member=member)
+    await idle()
+    house.say("c", "d")
+    house.broker.flash(ROOM, "gone")  # what is not kept is for those who are there
+    member.gate.set()
+    await joining
+    house.say("e")
+    assert member.texts == ["1:a", "2:b", "3:c", "4:d", "5:e"]
+    assert house.broker.count("history") == 2
+
+
+@in_no_time
+async def test_who_reads_more_slowly_than_is_held() -> None:
+    house = await opened(history=10 * HELD)
+    house.say("a")
+    member = Listener(MUTE)
+    member.gate.clear()
+    joining = house.joining(since=0, member=member)
+    await idle()
+    house.say(*["x"] * (HELD + 5))
+    member.gate.set()
+    await joining
+    assert [int(text.split(":")[0]) for text in member.texts] == list(range(1, HELD + 7))
+    assert "lost" not in member.seen
+
+
+@in_no_time
+async def test_who_reads_more_slowly_than_is_kept() -> None:
+    house = await opened()
+    house.say("a")
+    member = Listener()
+    member.gate.clear()
+    joining = house.joining(since=0, member=member)
+    await idle()
+    house.say(*["x"] * (HELD + 5))
+    del house.broker.kept[ROOM][:-3]
+    member.gate.set()
+    with pytest.raises(PositionLost):
+        await joining
+    assert member.texts == ["1:a"]
+
+
+@in_no_time
+async def test_an_answer_from_before_what_came_in() -> None:
+    """The history answers late: what it has not is held."""
+    house = await opened()
+    house.say("a")
+    house.broker.hold("history")
+    joining = house.joining(since=0)
+    await idle()
+    house.say("b", "c")
+    house.broker.let_go("history")
+    member = await joining
+    house.say("d")
+    assert member.texts == ["1:a", "2:b", "3:c", "4:d"]
+
+
+@in_no_time
+async def test_who_comes_while_a_gap_is_healed() -> None:
+    house = await opened()
+    house.say("a")
+    house.lose("b")
+    house.broker.hold("history")
+    house.say("c")
+    joining = [house.joining(since=0), house.joining(), house.joining(last=1)]
+    await idle()
+    house.say("d")
+    house.broker.let_go("history")
+    members = await asyncio.gather(*joining)
+    await idle()
+    house.say("e")
+    assert members[0].texts == ["1:a", "2:b", "3:c", "4:d", "5:e"]
+    assert members[1].texts == ["2:b", "3:c", "4:d", "5:e"]  # from where the room stood
+    assert members[2].texts == ["3:c", "4:d", "5:e"]
+    assert not any("lost" in each.seen for each in members)
+
+
+@in_no_time
+async def test_who_has_read_further_than_what_came_in() -> None:
+    """The history is ahead of what comes in live: nothing twice, and nothing too early."""
+    house = await opened()
+    late = house.lose("a", "b", "c")
+    member = await house.join(since=0)
+    other = await house.join()
+    assert member.seen == ["brought 1:a", "brought 2:b", "brought 3:c", "@3"]
+    assert set(house.room.members) == {member, other}
+    house.bring(*late[:2])
+    house.broker.flash(ROOM, "flash")  # it is not there yet
+    house.bring(late[2])
+    house.say("d", "e")
+    assert member.texts == ["1:a", "2:b", "3:c", "4:d", "5:e"]
+    assert other.texts == ["1:a", "2:b", "0:flash", "3:c", "4:d", "5:e"]
+
+
+@in_no_time
+async def test_who_has_read_further_leaves() -> None:
+    house = await opened()
+    late = house.lose("a", "b")
+    member = await house.join(since=0)
+    house.room.remove(member)
+    house.bring(*late)
+    assert (member.texts, house.room.members) == (["1:a", "2:b"], [])
+
+
+@in_no_time
+async def test_who_has_read_further_in_an_epoch_that_is_over() -> None:
+    house = await opened()
+    house.lose("a", "b", "c")
+    member = await house.join(since=0)
+    house.broker.begin_anew(ROOM, "two")
+    house.say("x")
+    await idle()
+    house.say("y")
+    assert member.seen[-3:] == ["lost", "@1-two", "2:y"]
+    assert member.seen.count("lost") == 1
+
+
+@in_no_time
+async def test_an_answer_from_an_epoch_that_is_over() -> None:
+    house = await opened()
+    other = await house.join()
+    house.say("a")
+    house.broker.hold("history")
+    joining = house.joining(since=0)
+    await idle()
+    house.broker.begin_anew(ROOM, "two")
+    house.broker._gates["history"], gate = asyncio.Event(), house.broker._gates["history"]
+    house.say("x")
+    await idle()
+    house.broker.let_go("history")  # that of the gap
+    await idle()
+    assert other.seen == ["@0", "1:a", "lost", "@1-two"]
+    gate.set()
+    with pytest.raises(PositionLost):
+        await joining
+
+
+@in_no_time
+async def test_a_history_that_lags_does_not_stop_the_loop() -> None:
+    """Its top is lower than what came in: a replica, or a server that has lost something."""
+    house = await opened()
+    house.say("a", "b", "c")
+    house.broker.rewind(ROOM, 1)
+    for since, last in ((1, 0), (None, 1)):
+        before = house.broker.count("history")
+        joining = house.joining(since=since, last=last)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        assert house.broker.count("history") - before < 50
+        joining.cancel()
+        await asyncio.gather(joining, return_exceptions=True)
+
+
+@pytest.mark.parametrize("is_rewound", [True, False])
+@in_no_time
+async def test_who_came_by_a_history_that_lags_is_told_of_its_loss(*, is_rewound: bool) -> None:
+    """A replica that has not got it yet; or a server that has lost it for good."""
+    house = await opened()
+    house.say("a", "b", "c")
+    if is_rewound:
+        house.broker.rewind(ROOM, 1)
+        member = await house.join(since=1)
+    else:
+        kept, top = list(house.broker.kept[ROOM]), house.broker.tops[ROOM]
+        house.broker.rewind(ROOM, 1)
+        member = await house.join(since=1)
+        house.broker.kept[ROOM], house.broker.tops[ROOM] = kept, top
+    assert member.seen == ["@1"]
+    house.say("d")
+    await idle()
+    house.say("e")
+    await idle()
+    assert member.seen.count("lost") == 1
+    assert member.texts[-1:] == ["3:e" if is_rewound else "5:e"]
+
+
+@in_no_time
+async def test_a_history_that_lags_for_a_moment() -> None:
+    house = await opened()
+    house.say("a", "b", "c")
+    kept, house.broker.kept[ROOM] = house.broker.kept[ROOM], house.broker.kept[ROOM][:1]
+    top, house.broker.tops[ROOM] = house.broker.tops[ROOM], Position(1, EPOCH)
+    house.broker.hold("history")
+    joining = house.joining(since=0)
+    await idle()
+    house.broker.kept[ROOM], house.broker.tops[ROOM] = kept, top
+    house.broker.let_go("history")
+    member = await joining
+    house.say("d")
+    assert member.texts == ["1:a", "2:b", "3:c", "4:d"]
+
+
+@in_no_time
+async def test_the_history_cannot_be_read() -> None:
+    house = await opened()
+    house.broker.fail("history", down(), down())
+    for since, last in ((0, 0), (None, 1)):
+        with pytest.raises(BrokerError):
+            await house.join(since, last)
+    assert (house.room.members, house.room._joining) == ([], set())
+
+
+@in_no_time
+async def test_who_is_cancelled_while_coming() -> None:
+    house = await opened()
+    house.say("a")
+    member = Listener()
+    member.gate.clear()
+    joining = house.joining(since=0, member=member)
+    await idle()
+    joining.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await joining
+    assert (house.room.members, house.room._joining) == ([], set())
+
+
+@in_no_time
+async def test_a_subscriber_is_told_of_a_loss_before_what_comes_after() -> None:
+    house = await opened()
+    subscriber = Subscriber(AS_PUBLISHED, 10_000)
+    await house.room.catch_up(subscriber, None, 0)
+    house.say("a")
+    house.lose("b")
+    house.broker.kept[ROOM].clear()
+    house.say("c")
+    await idle()
+    house.say("d")
+    taken = []
+    while (publication := subscriber.take()) is not None:
+        taken.append(publication.data)
+    assert taken == ["a"]
+    with pytest.raises(PositionLost):
+        await subscriber.wait()
+
+
+# What is held
+
+
+def test_what_is_held_is_bounded() -> None:
+    broker = ScriptedBroker()
+    publications = broker.keep(ROOM, *["x"] * (HELD + 2))
+    held = Held()
+    for publication in publications:
+        held.hold(publication)
+    assert held.following(Position(0, EPOCH)) is None  # and it is taken out
+    assert held.following(Position(0, EPOCH)) == []
+    for publication in publications[:3]:
+        held.hold(publication)
+    assert held.beyond(Position(1, EPOCH)) == publications[1:3]
