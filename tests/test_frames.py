@@ -29,6 +29,31 @@ def test_bytes_are_not_copied() -> None:
     assert Frame("bytes", data).payload is data
 
 
+@pytest.mark.parametrize(("kind", "data", "payload"), KINDS)
+def test_one_of_a_payload_that_is_known_to_be_right(
+    kind: Literal["text", "bytes"], data: str | bytes, payload: bytes
+) -> None:
+    frame = Frame.of(kind, payload)
+    assert frame == Frame(kind, data)
+    assert (frame.kind, frame.payload, frame.encodings) == (kind, payload, {})
+    assert frame.data == frame.data == data
+    assert frame.event() == Frame(kind, data).event()
+
+
+def test_what_is_kept_of_it_is_the_payload_alone() -> None:
+    frame = Frame("text", "a" * 100)
+    frame.encodings[0] = b"..."
+    kept = frame.to_keep()
+    assert kept == frame
+    assert kept.payload is frame.payload
+    assert kept.encodings == {}
+    assert kept._data is None
+
+
+def test_it_is_equal_to_nothing_else() -> None:
+    assert Frame("text", "a") != "a"
+
+
 def test_a_frame_is_what_was_said_and_not_what_became_of_it() -> None:
     one, other = Frame("text", "a"), Frame("text", "a")
     one.encodings[0] = b"\x81\x01a"

@@ -30,8 +30,12 @@ class Raw:
         """Return the publication; nothing tells of presence."""
         kind, payload, _, _ = publication.content
         if kind == "bytes":
-            return Frame("bytes", payload)
-        return None if kind in ("join", "leave") else Frame("text", payload.decode())
+            return Frame.of("bytes", payload)
+        if kind in ("join", "leave"):
+            return None
+        if not payload.isascii():
+            payload.decode()  # a broken frame would end the connection of whoever gets it
+        return Frame.of("text", payload)
 
     def stand(self, channel: str, position: Position) -> None:
         """Return nothing: it does not know of positions."""

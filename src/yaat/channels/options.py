@@ -31,7 +31,7 @@ class ChannelOptions:
             the place of the one with the same key that waits; one without a key, or for which
             there is no room, as `"drop_oldest"`.
         max_waiting: How many bytes may wait for one member, beyond what its server holds. Each
-            publication counts as its payload and 200 bytes. One is always held.
+            publication counts as its payload and 400 bytes. One is always held.
 
     Raises:
         ArgumentError: A value that cannot be meant.
