@@ -6,14 +6,29 @@ A kind plugs in by a class of its own below, with no change to the tests.
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from scripted import Clock
-from yaat.brokers.contract import Broker, Content, Position, Publication, Published
+from yaat.brokers.contract import (
+    Broker,
+    Content,
+    OnPublication,
+    OnState,
+    Position,
+    Present,
+    Publication,
+    Published,
+)
 from yaat.brokers.memory import SWEEP, MemoryBroker
+from yaat.exceptions import BrokerUnavailable
+
+T = TypeVar("T")
+
+AFTER: Final = 1e-6
+"""What comes after something else does so much later, in seconds."""
 
 PATIENCE: Final = 10.0
 """How long, in seconds, what has to come may take; nothing that is as it should waits for it."""
@@ -89,6 +104,109 @@ class MemoryServer(Server):
 
     async def close(self) -> None:
         pass
+
+
+class DistantBroker(MemoryBroker):
+    """A memory broker some way off: what is asked of it takes time, and not all succeeds.
+
+    Args:
+        space: That of the memory broker.
+        there, back: How long, in seconds, each way takes. What is asked first comes first.
+        live: How long it takes until a publication arrives.
+
+    Attributes:
+        to_lose: How many of the next publications get lost on their way here.
+        lost: How many got lost, by channel, since the last that arrived.
+        losses: How many got lost in all, by channel.
+        failing: How many of the next calls of an operation fail, by its name.
+        calls: How many calls there were, by the name of the operation.
+    """
+
+    def __init__(
+        self,
+        space: str = "",
+        there: float = 0.0,
+        back: float = 0.0,
+        live: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(space, **options)
+        self.there, self.back, self.live = there, back, live
+        self.to_lose = 0
+        self.lost: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
+        self.failing: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self._begun = 0.0
+        self._coming: deque[tuple[str, Publication]] = deque()
+
+    async def start(self, on_publication: OnPublication, on_state: OnState) -> None:
+        loop = asyncio.get_running_loop()
+
+        def arrive() -> None:
+            on_publication(*self._coming.popleft())
+
+        def deliver(channel: str, publication: Publication) -> None:
+            if self.to_lose and publication.offset:
+                self.to_lose -= 1
+                self.lost[channel] += 1
+                self.losses[channel] += 1
+                return
+            if publication.offset:
+                self.lost[channel] = 0
+            self._coming.append((channel, publication))
+            if self.live:
+                loop.call_later(self.live, arrive)
+            else:
+                arrive()
+
+        await self._far("start", lambda: MemoryBroker.start(self, deliver, on_state))
+
+    async def _far(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self.calls[name] += 1
+        loop = asyncio.get_running_loop()
+        self._begun = max(loop.time() + self.there, self._begun + AFTER)
+        await asyncio.sleep(self._begun - loop.time())
+        if self.failing[name]:
+            self.failing[name] -= 1
+            raise BrokerUnavailable("a cable was cut")
+        result = await work()
+        if self.back:
+            await asyncio.sleep(self.back)
+        return result
+
+    async def publish(self, *args: Any, **options: Any) -> Published:
+        return await self._far("publish", lambda: MemoryBroker.publish(self, *args, **options))
+
+    async def subscribe(self, *args: Any) -> None:
+        await self._far("subscribe", lambda: MemoryBroker.subscribe(self, *args))
+
+    async def unsubscribe(self, *args: Any) -> None:
+        await self._far("unsubscribe", lambda: MemoryBroker.unsubscribe(self, *args))
+
+    async def history(self, *args: Any, **options: Any) -> tuple[list[Publication], Position]:
+        return await self._far("history", lambda: MemoryBroker.history(self, *args, **options))
+
+    async def remove_history(self, *args: Any) -> None:
+        await self._far("remove_history", lambda: MemoryBroker.remove_history(self, *args))
+
+    async def presence_add(self, *args: Any) -> bool:
+        return await self._far("presence_add", lambda: MemoryBroker.presence_add(self, *args))
+
+    async def presence_refresh(self, entries: Iterable[tuple[str, Present]]) -> None:
+        entries = list(entries)
+
+        async def refresh() -> None:
+            for channel, present in entries:
+                await MemoryBroker.presence_add(self, channel, present)
+
+        await self._far("presence_refresh", refresh)
+
+    async def presence_remove(self, *args: Any) -> bool:
+        return await self._far("presence_remove", lambda: MemoryBroker.presence_remove(self, *args))
+
+    async def presence_get(self, *args: Any) -> list[Present]:
+        return await self._far("presence_get", lambda: MemoryBroker.presence_get(self, *args))
 
 
 KINDS: Final[dict[str, Callable[[], Server]]] = {"memory": MemoryServer}
