@@ -249,6 +249,8 @@ class Outbox:
         failure_of(writer)
         if self._writer is writer:  # it was cancelled, perhaps before its first step
             self._writer = None
+            if self._has_turn and not self._is_over:  # and not by us
+                self._fail(asyncio.CancelledError("the writer was cancelled"))
             if self._has_turn:
                 self._give_turn()
 
@@ -293,6 +295,7 @@ class Outbox:
     def _fail(self, error: BaseException) -> None:
         if self.is_open and not isinstance(error, (OSError, WebSocketDisconnect)):
             logger.error("a connection took no more publications", exc_info=error)
+            self.end(1011, "")
         self.lose()
 
     # The end
