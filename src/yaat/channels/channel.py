@@ -104,7 +104,8 @@ class Channel:
             TooBigError: More bytes than the broker takes (1 MiB). It is a `ValueError`.
             BrokerError: It could not be published, or nobody knows: `maybe_published`.
         """
-        _check_label(once=once, key=key)
+        if once is not None or key is not None:
+            _check_label(once=once, key=key)
         sender = None if skip is None else client_of(skip.scope)
         return await self._node.publish(self.name, self.options, _content(data, key, sender), once)
 
@@ -342,7 +343,8 @@ def _check_count(**counts: int | None) -> None:
 
 def _content(data: Any, key: str | None, sender: str | None) -> Content:
     if isinstance(data, str):
-        check_encodable(data)
+        if not data.isascii():
+            check_encodable(data)
         return Content("text", data.encode(), key, sender)
     if isinstance(data, (bytes, bytearray, memoryview)):
         return Content("bytes", bytes(data), key, sender)
