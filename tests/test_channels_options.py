@@ -74,14 +74,15 @@ TABLE = [
     ("room:{id}", ["room:\U0001f600", "room:\u2028", "room:/", "room:."], ["ROOM:1", "room::"]),
     ("{id}", ["a", "a.b", "{", " "], ["", "a:b", ":"]),
     ("{a}:{b}", ["a:b", "1:2"], ["a", ":b", "a:", "a:b:c", ":", "::"]),
-    ("{a}{b}", ["ab", "abc"], ["a", "a:"]),
+    ("{a}-{b}-{c}", ["1-2-3", "1-2-3-4", "-----"], ["1-2", "--", "----:"]),
+    ("{a}-{b}:{c}-{d}:{e}", ["1-2:3-4:5"], ["1-2:3-4", "1:2:3"]),
     ("{a}-{a}", ["a-b", "a-a", "a-b-c"], ["-", "a-"]),
     ("{größe}", ["x"], ["x:y"]),
     ("{1}", ["x"], ["x:y"]),
     ("log:{rest:path}", ["log:a", "log:a:b", "log::", "log:\n", "log:a/b"], ["log:", "log", "log"]),
     ("{all:path}", ["a", ":", "a:b", "\n", "\n\n", "\x00"], [""]),
-    ("{all:path}:end", ["a:end", "a:b:end", "::end"], [":end", "a:end\n", "a:ends"]),
-    ("{a:path}{b}", ["ab", ":b", "a:b:c"], ["a", "a:", ""]),
+    ("{a}:{b:path}", ["a:b", "a::", "a:b:c"], ["a", "a:", ":b"]),
+    ("{a}-{b}-{c:path}", ["a-b-c", "a-b-c:d", "a-b-:"], ["a-b:-c", "a-b-"]),
     # Nothing else has a meaning of its own.
     ("a.c", ["a.c"], ["abc", "a\nc"]),
     ("a*", ["a*"], ["a", "aa", ""]),
@@ -154,14 +155,39 @@ def test_a_pattern_that_is_none(pattern: str) -> None:
     assert str(caught.value) == f"{pattern!r} is no pattern of names: 'room:{{id}}' is one"
 
 
-@pytest.mark.parametrize("kind", ["int", "str", "uuid", "Path", "paths"])
-def test_a_place_of_another_kind(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "place"),
+    [
+        *((f"room:{{id:{kind}}}", f"{{id:{kind}}}") for kind in ("int", "str", "uuid", "paths")),
+        ("{all:path}:end", "{all:path}"),
+        ("{all:path}{x}", "{all:path}"),
+    ],
+)
+def test_a_place_of_another_kind(pattern: str, place: str) -> None:
     """Those of the routes convert what they match; here there is nothing to convert for."""
     with pytest.raises(ArgumentError) as caught:
-        Channels({f"room:{{id:{kind}}}": KEPT})
+        Channels({pattern: KEPT})
     assert str(caught.value) == (
-        f"in 'room:{{id:{kind}}}': {{id:{kind}}} is neither {{name}} nor {{name:path}}"
+        f"in {pattern!r}: {place} is neither {{name}} nor, at the end, {{name:path}}"
     )
+
+
+# Names come from peers, and many places where each could stand for the same take long to match.
+
+
+@pytest.mark.parametrize("pattern", ["{a}{b}", "room:{a}{b}", "{a}{b:path}", "{a}:{b}{c}"])
+def test_places_side_by_side(pattern: str) -> None:
+    place = pattern[pattern.rindex("{") :]
+    with pytest.raises(ArgumentError) as caught:
+        Channels({pattern: KEPT})
+    assert str(caught.value) == f"in {pattern!r}: nothing stands before {place}"
+
+
+@pytest.mark.parametrize("pattern", ["{a}-{b}-{c}-{d}", "room:{a}.{b}.{c}.{d:path}"])
+def test_too_many_places(pattern: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        Channels({"{a}:{b}:{c}:{d}:{e}": KEPT, pattern: KEPT})
+    assert str(caught.value) == f"{pattern!r} has more than 3 places between two ':'"
 
 
 @pytest.mark.parametrize("options", [None, {"history": 5}, 5, ChannelOptions])
