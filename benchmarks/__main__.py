@@ -6,6 +6,7 @@ from types import ModuleType
 
 from benchmarks import broker, check, echo, memory, overhead, page, startup
 from benchmarks.fanout import part as fanout
+from benchmarks.fanout import rooms, stalls
 from benchmarks.peers import PEERS, Peer, chosen
 from benchmarks.servers import part as server
 from benchmarks.settings import Settings
@@ -18,6 +19,8 @@ PARTS: dict[str, ModuleType] = {
     "echo": echo,
     "server": server,
     "fanout": fanout,
+    "rooms": rooms,
+    "stalled": stalls,
     "broker": broker,
 }
 
@@ -43,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--connections", type=int, help="how many idle ones memory opens, and who listen in fanout"
     )
+    parser.add_argument("--row", action="append", default=[], help="of fanout, by its title")
     parser.add_argument("--ws", default="websockets-sansio", help="uvicorn's WebSocket class")
     parser.add_argument("--instructions", action="store_true", help="count them with valgrind")
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="where plots go")
@@ -61,6 +65,7 @@ def settings(given: argparse.Namespace) -> Settings:
         apps=tuple(given.app),
         rounds=given.rounds,
         seconds=given.seconds,
+        rows=tuple(given.row),
         shapes=tuple(given.shape or [(64, 1)]),
         connections=given.connections,
         websockets=given.ws,

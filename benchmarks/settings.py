@@ -15,6 +15,7 @@ class Settings:
     apps: tuple[Peer, ...]
     rounds: int | None
     seconds: float
+    rows: tuple[str, ...]
     shapes: tuple[tuple[int, int], ...]
     connections: int | None
     websockets: str

@@ -39,10 +39,28 @@ SERVER_ROWS = [
     "handshakes, 16 at once",
 ]
 FANOUT_ROWS = ["128 B, one at a time", "128 B, 8 in flight"]
-DEFLATE_ROWS = [*(f"{row}, deflate" for row in FANOUT_ROWS), "1 KiB, 8 in flight, deflate"]
-FANOUT_PEERS = ["sansio + Starlette", "ours + Starlette", "ours + bare", "yaat run + Yaat"]
-OTHERS = ["aiohttp", "websockets"]
-FANOUT_LIMITS = ["picows raw (limit)", "socketify (limit)", "C epoll (limit)"]
+DEFLATE_ROWS = ["128 B, one at a time, deflate", "1 KiB, 8 in flight, deflate"]
+COMPRESSING = [
+    "sansio + Starlette",
+    "yaat run + Yaat",
+    "sansio + Yaat",
+    "legacy + Yaat",
+    "ours + bare",
+    "ours + Starlette",
+    "sansio + FastAPI",
+    "sansio + Litestar",
+    "sansio + Django",
+    "aiohttp",
+    "websockets",
+]
+FANOUT_PEERS = [
+    *COMPRESSING,
+    "picows.websockets",
+    "picows raw",
+    "Node ws",
+    "socketify (limit)",
+    "C epoll (limit)",
+]
 # Sends each listener, for every publication, what ANSWERS makes of the number of the listener, of
 # the publication and of the one before it.
 UNFAIR = """
@@ -52,7 +70,7 @@ async def app(scope, receive, send):
     assert scope["type"] == "websocket"
     await receive()
     await send({"type": "websocket.accept"})
-    if scope["path"] == "/listen":
+    if scope["path"] == "/listen/000000":
         listeners.append(send)
         await send({"type": "websocket.send", "text": "ready"})
     before = None
@@ -63,6 +81,28 @@ async def app(scope, receive, send):
                 await to({"type": "websocket.send"} | answer)
         before = text
     listeners.clear()
+"""
+FEW = ["--rounds", "1", "--seconds", "0.02", "--connections", "20"]
+# Sends the members of a channel, for every publication, what ANSWERS makes of it.
+UNFAIR_ROOMS = """
+from collections import defaultdict
+
+rooms = defaultdict(list)
+
+async def app(scope, receive, send):
+    assert scope["type"] == "websocket"
+    await receive()
+    await send({"type": "websocket.accept"})
+    if scope["path"] != "/publish":
+        for name in scope["path"].removeprefix("/listen/").split("-"):
+            rooms[name].append(send)
+        await send({"type": "websocket.send", "text": "ready"})
+    while (message := await receive())["type"] == "websocket.receive":
+        text = message["text"]
+        for to in rooms[text[:6]]:
+            for answer in ANSWERS(text):
+                await to({"type": "websocket.send", "text": answer})
+    rooms.clear()
 """
 # Sends for every message what ANSWERS makes of the path, of the message and of the one before it.
 FALSE = """
@@ -132,6 +172,12 @@ def test_a_peer_that_does_not_start_is_named() -> None:
     done = benchmarks("check", "--only", "gone", "--app", "gone=benchmarks.nowhere:app")
     assert done.returncode == 1
     assert "gone did not start (benchmarks.nowhere:app)" in done.stderr
+
+
+def test_an_unknown_row_is_refused() -> None:
+    done = benchmarks("fanout", "--row", "129 B")
+    assert done.returncode == 1
+    assert "no such row: 129 B" in done.stderr
 
 
 def test_an_unknown_part_is_refused() -> None:
@@ -248,45 +294,107 @@ def test_the_load_looks_at_every_byte(tmp_path: Path, answers: str, found: str |
     assert found in done.stderr
 
 
-def test_a_frame_reaches_all_of_many(tmp_path: Path) -> None:
-    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "20"]
-    printed = report("fanout", *short, "--output", str(tmp_path))
-    for row in FANOUT_ROWS:
-        section = printed.partition(f"### {row}\n")[2].partition("###")[0]
-        assert names(section) == [*FANOUT_PEERS, *OTHERS, *FANOUT_LIMITS]
-    for row in DEFLATE_ROWS:
-        section = printed.partition(f"### {row}\n")[2].partition("###")[0]
-        assert names(section) == [*FANOUT_PEERS, *OTHERS]
+def test_a_publication_reaches_all_of_many(tmp_path: Path) -> None:
+    printed = report("fanout", *FEW, "--output", str(tmp_path))
+    for rows, peers in ((FANOUT_ROWS, FANOUT_PEERS), (DEFLATE_ROWS, COMPRESSING)):
+        for row in rows:
+            section = printed.partition(f"### {row}\n")[2].partition("###")[0]
+            assert names(section) == peers
+    assert "IS NOT IN THE TABLE" not in printed
     aims = printed.partition("### Aims of the fan-out\n")[2]
-    assert aims.count("wanted ≥ 1.9") == aims.count("wanted ≥ 5.0") == 4
+    assert [aims.count(f"wanted ≥ {aim}") for aim in (2.0, 5.0, 1.2)] == [4, 3, 2]
     assert "yaat run + Yaat" in (tmp_path / "bench-fanout.svg").read_text()
+
+
+def test_many_small_channels_are_measured(tmp_path: Path) -> None:
+    printed = report("rooms", *FEW, "--output", str(tmp_path))
+    section = printed.partition("### 200 channels of 1 to 3 members, on 40 sockets\n")[2]
+    assert names(section) == FANOUT_PEERS
+    assert "IS NOT IN THE TABLE" not in printed
+    assert "yaat run + Yaat" in (tmp_path / "bench-rooms.svg").read_text()
+
+
+def test_a_reader_that_stalls_is_measured(tmp_path: Path) -> None:
+    peers = ["yaat run + yaat", "websockets", "drop_oldest", "socketify"]
+    printed = report("stalled", *FEW, "--output", str(tmp_path), "--only", ",".join(peers))
+    lines = {line.split(" |")[0].strip("| "): line for line in rows_of(printed)}
+    assert list(lines) == [
+        "sansio + Starlette",
+        "yaat run + Yaat",
+        "websockets",
+        "socketify (limit)",
+        "yaat run + Yaat + drop_oldest",
+        "sansio + Yaat + drop_oldest",
+    ]
+    assert "NOBODY GETS ANYTHING" in lines["sansio + Starlette"]
+    assert "did not reach all 20 receivers in 2 s" in lines["sansio + Starlette"]
+    assert "closed with 1013 after " in lines["yaat run + Yaat"]
+    came, published = re.findall(r"gets ([\d,]+) of ([\d,]+) when", lines["websockets"])[0]
+    assert came == published
+    assert "when it reads again" in lines["yaat run + Yaat + drop_oldest"]
+    assert printed.count("a reader that stalls: ") == 3
+    assert "drop_oldest" in (tmp_path / "bench-stalled.svg").read_text()
+
+
+LIES = [
+    (
+        "[] if number == 3 and text[14] == '2' else [sent]",
+        "message 2 did not reach all 10 receivers",
+    ),
+    ("[sent] * (1 + (number == 3 and text[14] == '2'))", "not published|message 3: other bytes"),
+    ("[{'text': before}] if number == 3 else [sent]", "message 2: other bytes"),
+    ("[{'text': before}]", "message 2 is b'000000 00000001"),
+    ("[{'text': text.upper()}]", "message 1 is b'000000 00000001 IN THE"),
+    ("[sent, sent]", "a message that was not published"),
+    ("[{'bytes': text.encode()}]", "0x82 0x7e instead of a whole text frame"),
+]
+IDS = ["lost", "twice", "swapped", "stale for all", "another", "twice for all", "another kind"]
+
+
+@pytest.mark.parametrize(("answers", "found"), LIES, ids=IDS)
+def test_the_load_follows_every_receiver(tmp_path: Path, answers: str, found: str) -> None:
+    lie = f"def ANSWERS(number, text, before):\n    sent = {{'text': text}}\n    return {answers}\n"
+    (tmp_path / "unfair.py").write_text(lie + UNFAIR)
+    short = ["--rounds", "1", "--seconds", "0.02", "--connections", "10"]
+    asked = ["--app", "unfair=unfair:app", "--only", "unfair", "--row", "128 B, one at a time"]
+    done = benchmarks("fanout", *asked, *short, "--output", str(tmp_path), path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.partition("### 128 B, one at a time\n")[2].partition("###")[0]
+    assert names(first) == ["sansio + Starlette"]
+    assert re.search(f"unfair IS NOT IN THE TABLE: .*({found})", first)
 
 
 @pytest.mark.parametrize(
     ("answers", "found"),
     [
-        (
-            "[] if number == 3 and text[7] == '2' else [sent]",
-            "message 2 did not reach all 10 receivers",
-        ),
-        ("[sent] * (1 + (number == 3 and text[7] == '2'))", "not published|message 3: other bytes"),
-        ("[{'text': before}] if number == 3 else [sent]", "message 2: other bytes"),
-        ("[{'text': before}]", "message 2 is b'00000001"),
-        ("[{'text': text.upper()}]", "message 1 is b'00000001EGINNING WAS"),
-        ("[sent, sent]", "a message that was not published"),
-        ("[{'bytes': text.encode()}]", "0x82 0x7e instead of a whole text frame"),
+        ("[] if text[14] == '0' else [text]", "did not reach all members in 5 s"),
+        ("[text, text]", "came once more|is not what came"),
+        ("[text[:14] + '7' + text[15:]]", "publication 0 is not what came"),
+        ("[text.upper()]", "publication 0 is not what came"),
+        ("[chr(ord(text[0]) + 1) + text[1:]]", "where it is not"),
     ],
-    ids=["lost", "twice", "swapped", "stale for all", "another", "twice for all", "another kind"],
+    ids=["lost", "twice", "out of order", "another", "another channel"],
 )
-def test_the_load_follows_every_receiver(tmp_path: Path, answers: str, found: str) -> None:
-    lie = f"def ANSWERS(number, text, before):\n    sent = {{'text': text}}\n    return {answers}\n"
-    (tmp_path / "unfair.py").write_text(lie + UNFAIR)
+def test_the_load_follows_every_member(tmp_path: Path, answers: str, found: str) -> None:
+    (tmp_path / "unfair.py").write_text(f"ANSWERS = lambda text: {answers}\n{UNFAIR_ROOMS}")
     short = ["--rounds", "1", "--seconds", "0.02", "--connections", "10"]
     asked = ["--app", "unfair=unfair:app", "--only", "unfair"]
-    done = benchmarks("fanout", *asked, *short, "--output", str(tmp_path), path=tmp_path)
-    assert done.returncode == 1
-    assert "unfair fails at 128 B, one at a time: " in done.stderr
-    assert re.search(found, done.stderr)
+    done = benchmarks("rooms", *asked, *short, "--output", str(tmp_path), path=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(f"unfair IS NOT IN THE TABLE: .*({found})", done.stdout)
+
+
+def test_publishing_in_process_is_measured() -> None:
+    printed = report("broker", "--rounds", "1")
+    assert names(printed.partition("### The broker alone")[2].partition("###")[0]) == [
+        "MemoryBroker",
+        "broadcaster (no history)",
+        "Litestar's MemoryChannelsBackend",
+    ]
+    for number in (0, 1, 10):
+        section = printed.partition(f"### A channel, {number} subscribers")[2].partition("###")[0]
+        assert names(section) == ["Yaat", "broadcaster (no history)", "Litestar"]
+    assert "the broker alone takes " in printed
 
 
 def test_very_many_sockets_are_weighed_and_pinged(tmp_path: Path) -> None:
@@ -315,7 +423,7 @@ def test_a_server_that_does_not_start_is_named_with_what_it_said() -> None:
     assert "benchmarks.nowhere" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("part", ["server", "fanout"])
+@pytest.mark.parametrize("part", ["server", "fanout", "rooms", "stalled"])
 def test_without_a_compiler_the_servers_are_left_out(part: str) -> None:
     done = benchmarks(part, CC="no-such-compiler")
     assert done.returncode == 0

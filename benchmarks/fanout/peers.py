@@ -44,5 +44,5 @@ PEERS = (
     Served("C epoll", Kind.LIMIT, in_c, deflates=False),
 )
 # With a reader that stalls: there is one more way to be slow.
-YAAT_DROPPING = Served("yaat run + Yaat, drop_oldest", Kind.OURS, yaat_run(DROPPING))
-SANSIO_DROPPING = Served("sansio + Yaat, drop_oldest", Kind.OURS, uvicorn(SANSIO, DROPPING))
+YAAT_DROPPING = Served("yaat run + Yaat + drop_oldest", Kind.OURS, yaat_run(DROPPING))
+SANSIO_DROPPING = Served("sansio + Yaat + drop_oldest", Kind.OURS, uvicorn(SANSIO, DROPPING))

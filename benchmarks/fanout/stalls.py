@@ -1,15 +1,20 @@
 """One of many does not read: what does that cost the others, and the server?"""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from benchmarks import processors
+from benchmarks import plot, processors
+from benchmarks.fanout.peers import PEERS, SANSIO_DROPPING, YAAT_DROPPING
 from benchmarks.fanout.rows import Fanout
+from benchmarks.fanout.turns import RECEIVERS, ROUNDS
 from benchmarks.figures import Figure, figure, table
 from benchmarks.servers import load
 from benchmarks.servers.load import Counted, LoadFailedError, Stalled
-from benchmarks.servers.peers import Kind, Served
+from benchmarks.servers.part import loaded
+from benchmarks.servers.peers import Kind, Served, chosen
 from benchmarks.servers.processes import Running, serving
+from benchmarks.settings import Settings
 
 SLOW = Fanout(4096, 8)
 LEAST = 400  # publications while one does not read: more than may wait for it, and the kernel takes
@@ -47,22 +52,42 @@ class Stall:
         return self.alone or [fast for fast, _, _ in self.turns]
 
 
-def measured(
-    peers: Iterable[Served],
-    pair: tuple[int, int] | None,
-    rounds: int,
-    seconds: float,
-    receivers: int,
-) -> list[Stall]:
-    load_on, servers = pair or (None, None)
-    with serving(peers, servers) as running, processors.pinned(load_on):
+def run(settings: Settings) -> None:
+    """Measure and report."""
+    loaded("One of them does not read", measure, settings)
+
+
+def measure(settings: Settings) -> None:
+    receivers = settings.connections or RECEIVERS
+    print(heading(receivers, settings))
+    load_on, servers = processors.split() or (None, None)
+    with serving(chosen_ones(settings), servers) as running, processors.pinned(load_on):
         stalls = [Stall(server.peer) for server in running]
-        for number in range(rounds):
+        for number in range(settings.rounds or ROUNDS):
             for server, stall in zip(running, stalls, strict=True):
                 # What others do is told, how often they do it is not worth the time.
                 if not stall.why and (number == 0 or stall.peer.kind is Kind.OURS):
-                    turn(server, stall, LONGER * seconds, receivers)
-    return stalls
+                    turn(server, stall, LONGER * settings.seconds, receivers)
+    head = ["", "deliveries/s", "with it ÷ without", "p99 µs", "with it ÷ without"]
+    print(table([*head, "grew by KiB", "the stalled one"], map(line, stalls)))
+    print("\n### Aims with a reader that stalls\n")
+    print("\n".join(f"- {each}" for each in verdicts(stalls)))
+    draw(stalls, settings.output / "bench-stalled.svg")
+
+
+def chosen_ones(settings: Settings) -> list[Served]:
+    everybody = (*PEERS, YAAT_DROPPING, SANSIO_DROPPING)
+    return chosen(settings.names, settings.apps, settings.websockets, everybody)
+
+
+def heading(receivers: int, settings: Settings) -> str:
+    return (
+        f"\n## One of them does not read\n\n{SLOW.size} B to {receivers:,} receivers, "
+        f"{SLOW.window} in flight, for {LONGER * settings.seconds} s; and again, for as long, and "
+        f"{LEAST} publications if they take less than 14 s, with one more that does not read. "
+        f"{settings.rounds or ROUNDS} interleaved rounds; who is not ours has one. The ratios "
+        "are those of the others, and the memory is that of the server's processes.\n"
+    )
 
 
 def turn(server: Running, stall: Stall, seconds: float, receivers: int) -> None:
@@ -75,17 +100,6 @@ def turn(server: Running, stall: Stall, seconds: float, receivers: int) -> None:
         stall.turns.append((fast, slow, end))
     else:
         stall.alone, stall.why = turns[:1], str(end)
-
-
-def report(stalls: Sequence[Stall]) -> None:
-    print(
-        f"\n### One of them does not read\n\n{SLOW.size} B, {SLOW.window} in flight, for "
-        f"{LEAST} publications at least (or 14 s), first without the reader that stalls, then with it; who "
-        "is not ours has one turn. The ratios are those of the others, and the memory is that of "
-        "the server's processes.\n"
-    )
-    head = ["", "deliveries/s", "with it ÷ without", "p99 µs", "with it ÷ without"]
-    print(table([*head, "grew by KiB", "the stalled one"], map(line, stalls)))
 
 
 def line(stall: Stall) -> list[str]:
@@ -105,6 +119,16 @@ def became(stalled: Stalled) -> str:
     if stalled.code:
         return f"closed with {stalled.code} after {said}"
     return f"gets {said} when it reads again"
+
+
+def draw(stalls: Sequence[Stall], file: Path) -> None:
+    """Without the limits, as elsewhere."""
+    shown = [stall for stall in stalls if stall.peer.kind is not Kind.LIMIT]
+    nothing = figure([0.0])
+    panel = {stall.peer.name: nothing if stall.why else stall.ratio("rate") for stall in shown}
+    unit = "times the deliveries to the others that there are without it (more is better)"
+    panels = {f"{SLOW.size} B, {SLOW.window} in flight": panel}
+    plot.draw(file, "One of them does not read", unit, panels, floor=1.0, spec=".2f")
 
 
 def verdicts(stalls: Sequence[Stall]) -> Iterator[str]:

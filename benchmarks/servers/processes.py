@@ -17,7 +17,7 @@ from benchmarks.load import handshake
 from benchmarks.servers.load import Target
 from benchmarks.servers.peers import Served
 
-PATIENCE = 30.0  # seconds, to start
+PATIENCE = 60.0  # seconds, to start
 MOST = 4000  # bytes of what a peer said before it failed
 STOP = 3.0  # seconds, to end when asked
 # Below the range from which Linux takes ports for outgoing connections: nobody gets ours by chance.
