@@ -367,13 +367,14 @@ def test_the_load_follows_every_receiver(tmp_path: Path, answers: str, found: st
 @pytest.mark.parametrize(
     ("answers", "found"),
     [
-        ("[] if text[14] == '0' else [text]", "did not reach all members in 5 s"),
+        ("[]", "did not reach all members in 5 s"),
+        ("[] if text[14] == '0' else [text]", "publication 0 is not what came"),
         ("[text, text]", "came once more|is not what came"),
         ("[text[:14] + '7' + text[15:]]", "publication 0 is not what came"),
         ("[text.upper()]", "publication 0 is not what came"),
         ("[chr(ord(text[0]) + 1) + text[1:]]", "where it is not"),
     ],
-    ids=["lost", "twice", "out of order", "another", "another channel"],
+    ids=["all lost", "first lost", "twice", "out of order", "another", "another channel"],
 )
 def test_the_load_follows_every_member(tmp_path: Path, answers: str, found: str) -> None:
     (tmp_path / "unfair.py").write_text(f"ANSWERS = lambda text: {answers}\n{UNFAIR_ROOMS}")
