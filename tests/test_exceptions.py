@@ -8,9 +8,14 @@ import yaat
 from yaat import exceptions
 from yaat.exceptions import (
     ArgumentError,
+    BrokerError,
+    BrokerUnavailable,
+    ChannelError,
+    ChannelNameError,
     DenialUnsupported,
     MalformedError,
     MessageError,
+    PositionLost,
     Refused,
     RouteError,
     StateError,
@@ -21,30 +26,63 @@ from yaat.exceptions import (
     YaatError,
 )
 
-# Whose fault it is, and what goes on the wire: error, parent, other kinds, close code.
+# Whose fault it is, and what goes on the wire: error, parent, other kinds, close code and status.
 TREE = [
-    (YaatError, Exception, (), 1011),
-    (UsageError, YaatError, (RuntimeError,), 1011),
-    (ArgumentError, UsageError, (ValueError, RuntimeError), 1011),
-    (StateError, UsageError, (RuntimeError,), 1011),
-    (RouteError, UsageError, (RuntimeError,), 1011),
-    (MessageError, YaatError, (ValueError,), 1003),
-    (WrongKindError, MessageError, (ValueError,), 1003),
-    (MalformedError, MessageError, (ValueError,), 1007),
-    (TooBigError, MessageError, (ValueError,), 1009),
-    (Refused, YaatError, (), 1008),
-    (DenialUnsupported, Refused, (UsageError, RuntimeError), 1008),
+    (YaatError, Exception, (), 1011, 500),
+    (UsageError, YaatError, (RuntimeError,), 1011, 500),
+    (ArgumentError, UsageError, (ValueError, RuntimeError), 1011, 500),
+    (StateError, UsageError, (RuntimeError,), 1011, 500),
+    (RouteError, UsageError, (RuntimeError,), 1011, 500),
+    (MessageError, YaatError, (ValueError,), 1003, 400),
+    (WrongKindError, MessageError, (ValueError,), 1003, 400),
+    (MalformedError, MessageError, (ValueError,), 1007, 400),
+    (TooBigError, MessageError, (ValueError,), 1009, 400),
+    (Refused, YaatError, (), 1008, 403),
+    (DenialUnsupported, Refused, (UsageError, RuntimeError), 1008, 403),
+    (ChannelError, YaatError, (), 1008, 400),
+    (ChannelNameError, ChannelError, (ValueError,), 1008, 400),
+    (PositionLost, ChannelError, (), 4010, 409),
+    (BrokerError, YaatError, (), 1013, 503),
+    (BrokerUnavailable, BrokerError, (), 1013, 503),
 ]
 
 
-@pytest.mark.parametrize(("error", "parent", "others", "code"), TREE)
+@pytest.mark.parametrize(("error", "parent", "others", "code", "status"), TREE)
 def test_what_catches_it_and_what_it_closes_with(
-    error: type[YaatError], parent: type[Exception], others: tuple[type, ...], code: int
+    error: type[YaatError],
+    parent: type[Exception],
+    others: tuple[type, ...],
+    code: int,
+    status: int,
 ) -> None:
-    assert issubclass(error, (parent, *others))
+    assert error.__bases__[0] is parent
     assert all(issubclass(error, other) for other in others)
-    assert error("why").close_code == code
-    assert str(error("why")) == "why"
+    raised = error("why")
+    assert (raised.close_code, raised.status) == (code, status)
+    assert "why" in str(raised)
+
+
+def test_what_is_said_to_the_peer() -> None:
+    """Nothing of what went wrong inside, least of all where the broker is."""
+    said = {error: error("why").reason for error, *_ in TREE}
+    assert {error: reason for error, reason in said.items() if reason} == {
+        Refused: "why",
+        DenialUnsupported: "why",
+        PositionLost: "position lost",
+    }
+
+
+def test_a_position_that_was_lost() -> None:
+    error = PositionLost("room:1\n")
+    assert error.channel == "room:1\n"
+    assert str(error) == r"the history of 'room:1\n' does not reach back to that position"
+
+
+def test_a_broker_that_cannot_be_reached() -> None:
+    error = BrokerUnavailable("nobody answers")
+    assert (str(error), error.maybe_published, error.retry_in) == ("nobody answers", False, None)
+    error = BrokerUnavailable("nobody answers", maybe_published=True, retry_in=0.5)
+    assert (error.maybe_published, error.retry_in) == (True, 0.5)
 
 
 def test_the_tree_is_complete() -> None:
@@ -57,10 +95,11 @@ def test_the_tree_is_complete() -> None:
     assert found == known
 
 
-def test_the_fault_of_a_peer_is_never_one_of_the_program() -> None:
+@pytest.mark.parametrize("of_others", [MessageError, ChannelError, BrokerError])
+def test_the_fault_of_others_is_never_one_of_the_program(of_others: type[YaatError]) -> None:
     """`except UsageError` never hides what a peer did, nor `except MessageError` a bug."""
     for error, *_ in TREE:
-        assert not (issubclass(error, MessageError) and issubclass(error, UsageError))
+        assert not (issubclass(error, of_others) and issubclass(error, UsageError))
 
 
 def test_the_drawing_names_every_error() -> None:
@@ -102,5 +141,6 @@ def test_what_starlette_has_is_starlettes() -> None:
 def test_what_is_exported_is_there() -> None:
     for name in exceptions.__all__:
         assert hasattr(exceptions, name)
-    errors = {error.__name__ for error, *_ in TREE} - {"ArgumentError", "DenialUnsupported"}
+    rare = {"ArgumentError", "DenialUnsupported", "ChannelNameError"}
+    errors = {error.__name__ for error, *_ in TREE} - rare
     assert errors <= set(yaat.__all__)
