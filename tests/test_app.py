@@ -17,7 +17,16 @@ from asgiref.compatibility import is_double_callable
 from starlette.middleware import Middleware
 
 from yaat.app import Yaat
-from yaat.exceptions import HTTPException, Refused, UsageError
+from yaat.brokers.memory import MemoryBroker
+from yaat.channels import ChannelOptions, Channels
+from yaat.exceptions import (
+    ArgumentError,
+    BrokerUnavailable,
+    ChannelNameError,
+    HTTPException,
+    Refused,
+    UsageError,
+)
 from yaat.observer import Observer
 from yaat.policy import Policy
 from yaat.requests import Request
@@ -733,6 +742,215 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(UsageError, match=r"pip install 'yaat\[test\]'"):
         Yaat().test_client()
+
+
+# Its channels
+
+KEPT = ChannelOptions(history=10)
+ROOMS = Channels({"room:{id}": KEPT})
+
+
+async def publishes(request: Request) -> TextResponse:
+    published = await request.channel("room:1").publish(request.url.path)
+    return TextResponse(str(published.offset))
+
+
+async def lists(websocket: WebSocket) -> None:
+    await websocket.accept()
+    publications = (await websocket.channel("room:1").history()).publications
+    await websocket.send_json([publication.data for publication in publications])
+
+
+def talking(**options: Any) -> Yaat:
+    app = Yaat(**options)
+    app.add_route("/say", publishes)
+    app.add_websocket_route("/list", lists)
+    return app
+
+
+async def history(app: Yaat) -> list[str]:
+    publications = (await app.channel("room:1").history()).publications
+    return [publication.data for publication in publications]
+
+
+async def test_each_application_has_channels_of_its_own() -> None:
+    app, other = talking(channels=ROOMS), talking(broker="memory://", channels=ROOMS)
+    assert app.hub is not other.hub
+    assert app.channel("room:1").options is KEPT
+    with pytest.raises(ChannelNameError):
+        app.channel("")
+    async with app.test_client() as client, other.test_client():
+        assert (await client.get("/say")).text == "1"
+        assert await told(app, "/list") == '["/say"]'
+        assert await history(app) == ["/say"]
+        assert await history(other) == []
+
+
+async def test_they_need_no_lifespan_but_end_with_it() -> None:
+    app = talking(channels=ROOMS)
+    assert await got(app, "/say") == (200, "1")
+    assert await history(app) == ["/say"]
+    async with app.test_client():
+        assert await history(app) == ["/say"]
+    assert await history(app) == [], "memory lasts no longer"
+    await app.hub.close()
+
+
+class Door(MemoryBroker):
+    """Notes when it is opened and closed."""
+
+    def __init__(self, log: Log, *, fails: bool = False) -> None:
+        super().__init__()
+        self._log = log
+        self._fails = fails
+
+    async def start(self, on_publication: Any, on_state: Any) -> None:
+        self._log.append("open")
+        if self._fails:
+            raise BrokerUnavailable("nobody is there")
+        await super().start(on_publication, on_state)
+
+    async def close(self) -> None:
+        self._log.append("close")
+        await super().close()
+
+
+async def test_the_channels_are_around_the_lifespan(log: Log) -> None:
+    """A startup hook that publishes opens them; what shuts down may still publish."""
+    app = Yaat(
+        broker=Door(log),
+        lifespan=log.lifespan(),
+        on_startup=[log.hook("first")],
+        on_shutdown=[log.hook("last")],
+    )
+
+    @app.on_event("shutdown")
+    async def farewell() -> None:
+        await app.channel("room:1").publish("bye")
+
+    async with app.test_client():
+        log.append("up")
+    assert log == ["first", "open", "enter", "up", "exit", "last", "close"]
+
+
+@pytest.mark.parametrize("fails", ["enter", "exit", "shutdown"])
+async def test_the_channels_end_though_the_lifespan_fails(log: Log, fails: str) -> None:
+    app = Yaat(
+        broker=Door(log),
+        lifespan=log.lifespan(fails=fails),
+        on_shutdown=[log.failing("shutdown")] if fails == "shutdown" else [],
+    )
+    with pytest.raises(LookupError, match=fails):
+        async with app.test_client():
+            pass
+    assert log[0] == "open"
+    assert log[-1] == "close"
+
+
+async def test_a_broker_that_is_not_there_ends_the_startup(log: Log) -> None:
+    app = Yaat(
+        broker=Door(log, fails=True), lifespan=log.lifespan(), on_shutdown=[log.hook("last")]
+    )
+    with pytest.raises(BrokerUnavailable, match="nobody is there"):
+        async with app.test_client():
+            raise AssertionError
+    assert log == ["open", "last", "close"]
+
+
+@pytest.mark.parametrize("between", [None, Router, starlette.applications.Starlette])
+async def test_a_mounted_application_has_the_channels_of_the_one_around_it(
+    between: Callable[[], Any] | None,
+) -> None:
+    app, inner = talking(channels=ROOMS), talking()
+    place = app
+    if between is not None:
+        place = between()
+        app.mount("/between", place)
+    place.mount("/inner", inner)
+    path = "/inner" if between is None else "/between/inner"
+    async with app.test_client() as client:
+        assert (await client.get("/say")).text == "1"
+        assert (await client.get(f"{path}/say")).text == "2"
+        assert await told(app, f"{path}/list") == f'["/say","{path}/say"]'
+        assert await told(app, "/list") == f'["/say","{path}/say"]'
+        assert inner.hub is app.hub
+        assert await history(inner) == ["/say", f"{path}/say"]
+
+
+async def test_a_socket_may_come_first() -> None:
+    app, inner = talking(channels=ROOMS), talking()
+    app.mount("/inner", inner)
+    async with app.test_client() as client:
+        assert await told(app, "/inner/list") == "[]"
+        assert inner.channel("room:1").options is KEPT
+        await inner.channel("room:1").publish("from inside")
+        assert (await client.get("/say")).text == "2"
+
+
+async def test_with_a_broker_it_has_channels_of_its_own() -> None:
+    app, inner = talking(channels=ROOMS), talking(broker="memory://", channels=ROOMS)
+    innermost = talking()
+    app.mount("/inner", inner)
+    inner.mount("/innermost", innermost)
+    async with app.test_client() as client:
+        for number in (1, 2):
+            assert (await client.get("/inner/say")).text == str(number)
+        assert (await client.get("/inner/innermost/say")).text == "3"
+        assert (await client.get("/say")).text == "1"
+        assert await told(app, "/inner/list") == await told(app, "/inner/innermost/list")
+        assert await history(app) == ["/say"]
+        assert innermost.hub is inner.hub is not app.hub
+    await inner.hub.close()
+
+
+async def test_patterns_without_a_broker_are_refused_inside() -> None:
+    """They would count in a test of the application alone, and not where it is mounted."""
+    app, inner = Yaat(), talking(channels=ROOMS)
+    app.mount("/inner", inner)
+    why = "give the patterns there, or give this one a broker of its own"
+    client = TestClient(app)
+    with pytest.raises(UsageError, match=why):
+        await client.get("/inner/say")
+    with pytest.raises(UsageError, match=why):
+        await told(app, "/inner/list")
+    assert await got(inner, "/say") == (200, "1"), "alone it has them"
+    await inner.hub.close()
+
+
+async def test_it_may_be_mounted_into_one_after_the_other() -> None:
+    """As by a factory, for each test anew."""
+    inner = talking()
+    for _ in range(2):
+        app = talking(channels=ROOMS)
+        app.mount("/inner", inner)
+        async with app.test_client() as client:
+            assert (await client.get("/inner/say")).text == "1"
+            assert inner.hub is app.hub
+
+
+async def test_its_lifespan_alone_does_not_end_the_channels_of_another() -> None:
+    app, inner = talking(channels=ROOMS), talking()
+    app.mount("/inner", inner)
+    async with app.test_client() as client:
+        await client.get("/inner/say")
+        async with inner.test_client():
+            pass
+        assert await history(app) == ["/inner/say"]
+
+
+@pytest.mark.parametrize("outer", [fastapi.FastAPI, starlette.applications.Starlette])
+async def test_mounted_into_others_it_has_its_channels(outer: Callable[[], Any]) -> None:
+    app, inner = outer(), talking(channels=ROOMS)
+    app.mount("/inner", inner)
+    assert await got(app, "/inner/say") == (200, "1")
+    assert await told(app, "/inner/list") == '["/inner/say"]'
+    await inner.hub.close()
+
+
+@pytest.mark.parametrize("broker", ["", "smoke://", "memory://?nonsense=1"])
+def test_a_broker_that_cannot_be(broker: str) -> None:
+    with pytest.raises(ArgumentError):
+        Yaat(broker=broker)
 
 
 def test_starlettes_words_for_what_went_wrong() -> None:

@@ -9,9 +9,11 @@ from starlette import datastructures
 from starlette.requests import HTTPConnection as StarletteConnection
 from starlette.requests import Request as StarletteRequest
 
-from yaat.exceptions import UsageError
+from yaat.channels import Channel, ChannelOptions, Channels, Hub
+from yaat.exceptions import ChannelNameError, UsageError
 from yaat.requests import URL, HTTPConnection, Request
 from yaat.types import Message
+from yaat.websockets import WebSocket
 
 HTTP: dict[str, Any] = {
     "type": "http",
@@ -251,3 +253,32 @@ async def test_the_body_is_starlettes() -> None:
     request = Request(dict(HTTP), receive)
     assert await request.json() == {"a": 1}
     assert await request.body() == b'{"a": 1}'
+
+
+async def test_a_channel_is_one_of_the_application_around_it() -> None:
+    hub = Hub(None, Channels({"room:{id}": ChannelOptions(history=1)}))
+    for each in (
+        Request({**HTTP, "yaat.hub": hub}),
+        connection("http", **{"yaat.hub": hub}),
+        WebSocket({"type": "websocket", "path": "/", "yaat.hub": hub}, unused, unused),
+    ):
+        channel = each.channel("room:1")
+        assert isinstance(channel, Channel)
+        assert (channel.name, channel.options.history) == ("room:1", 1)
+        await channel.publish("x")
+        assert (await hub.channel("room:1").history()).publications[0].data == "x"
+        for name in ("", "a" * 256, "\ud800"):
+            with pytest.raises(ChannelNameError):
+                each.channel(name)
+    await hub.close()
+
+
+def test_without_an_application_there_are_no_channels() -> None:
+    why = r"^channels need a Yaat around the handler; elsewhere there is app.channel\(name\)$"
+    for each in (Request(dict(HTTP)), connection("websocket")):
+        with pytest.raises(UsageError, match=why):
+            each.channel("room:1")
+
+
+async def unused(*_: object) -> Any:
+    raise AssertionError
