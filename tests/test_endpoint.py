@@ -17,9 +17,14 @@ import starlette.websockets
 import yaat.endpoint
 from yaat.endpoint import Endpoint, WebSocketEndpoint, conclude
 from yaat.exceptions import (
+    BrokerError,
+    BrokerUnavailable,
+    ChannelError,
+    ChannelNameError,
     HTTPException,
     MalformedError,
     MessageError,
+    PositionLost,
     Refused,
     RouteError,
     StateError,
@@ -29,7 +34,9 @@ from yaat.exceptions import (
     WebSocketException,
     WrongKindError,
 )
+from yaat.frames import Frame
 from yaat.observer import Observer
+from yaat.outbox import Share
 from yaat.policy import Policy
 from yaat.responses import TextResponse
 from yaat.types import ASGIApp, Message, Receive, Scope, Send
@@ -205,6 +212,7 @@ class Ending(NamedTuple):
 BEARER = {"www-authenticate": "Bearer"}
 OOPS = http(500, "Internal Server Error")
 BAD = http(400, "Bad Request")
+DOWN = http(503, "Service Unavailable")
 LONG = "ä" * 70  # 140 bytes: the 123rd is in the middle of a character
 
 ENDINGS = {
@@ -231,6 +239,21 @@ ENDINGS = {
     "WrongKindError": Ending(lambda: WrongKindError(SECRET), 1003, "", BAD),
     "MalformedError": Ending(lambda: MalformedError(SECRET), 1007, "", BAD),
     "TooBigError": Ending(lambda: TooBigError(SECRET), 1009, "", BAD),
+    "ChannelError": Ending(lambda: ChannelError(SECRET), 1008, "", BAD),
+    "ChannelNameError": Ending(lambda: ChannelNameError(SECRET), 1008, "", BAD),
+    "PositionLost": Ending(
+        lambda: PositionLost(SECRET), 4010, "position lost", http(409, "position lost")
+    ),
+    "BrokerError": Ending(lambda: BrokerError(SECRET), 1013, "", DOWN),
+    "BrokerUnavailable": Ending(
+        lambda: BrokerUnavailable(SECRET, maybe_published=True, retry_in=1.0), 1013, "", DOWN
+    ),
+    "group of one lost position": Ending(
+        lambda: ExceptionGroup("", [PositionLost(SECRET)]),
+        4010,
+        "position lost",
+        http(409, "position lost"),
+    ),
     "WebSocketException": Ending(lambda: WebSocketException(1008), 1008),
     "WebSocketException, reason": Ending(
         lambda: WebSocketException(4000, "why"), 4000, "why", http(403, "why")
@@ -1091,3 +1114,114 @@ async def test_a_cancelled_connection_leaves_its_scope() -> None:
     wire = Wire()
     await _cancelled(wire, accept=True)
     assert "yaat.websocket" not in wire.scope
+
+
+# What its channels still had to send
+
+
+class Reluctant(Wire):
+    """A server that takes a publication when it is let."""
+
+    def __init__(self, *incoming: Message, **scope: Any) -> None:
+        super().__init__(*incoming, **scope)
+        self.room = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "websocket.send":
+            await self.room.wait()
+        await super().send(message)
+
+
+FRAMES = [Frame("text", str(number)) for number in range(50)]
+
+
+def sharing(shares: list[Share], error: Exception | None = None) -> Endpoint:
+    """Return the endpoint of a handler that leaves much behind in its outbox."""
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        share = Share(websocket.outbox, "room", "cut", 2**20)
+        shares.append(share)
+        for frame in FRAMES:
+            assert share.offer(frame)
+        await asyncio.sleep(0)
+        share.leave()
+        if error is not None:
+            raise error
+
+    return Endpoint(handler)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(None, 1000), (PositionLost("room"), 4010), (KeyError("detail"), 1011)]
+)
+async def test_what_waits_leaves_before_the_close(error: Exception | None, code: int) -> None:
+    wire, shares = Reluctant(), list[Share]()
+    serving = asyncio.create_task(wire.serve(sharing(shares, error)))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert wire.words == [ACCEPT]
+    wire.room.set()
+    await serving
+    reason = "position lost" if code == 4010 else ""
+    sent = [("send", frame.data) for frame in FRAMES]
+    assert wire.words == [ACCEPT, *sent, ("close", code, reason)]
+    assert not shares[0].offer(FRAMES[0]), "the endpoint has let go of it"
+
+
+async def test_what_cannot_leave_is_let_go(log: Log) -> None:
+    wire, shares = Reluctant(**{"yaat.policy": Policy(close_timeout=0.05)}), list[Share]()
+    await wire.serve(sharing(shares))
+    assert wire.words == [ACCEPT]
+    assert wire.heard == [("opened",), ("closed", 1000, "")]
+    assert shares[0].waiting == 0
+    assert not shares[0].offer(FRAMES[0])
+    assert [record.levelname for record in log.records] == ["WARNING"]
+
+
+async def test_what_waits_is_let_go_when_the_peer_leaves() -> None:
+    wire, shares = Reluctant(GONE), list[Share]()
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        share = Share(websocket.outbox, "room", "cut", 2**20)
+        shares.append(share)
+        for frame in FRAMES:
+            assert share.offer(frame)
+        await websocket.receive_text()
+
+    await wire.serve(Endpoint(handler))
+    assert wire.words == [ACCEPT]
+    assert wire.heard[-1] == ("closed", 1001, "bye")
+    assert shares[0].waiting == 0
+
+
+async def test_a_channel_cuts_a_handler_that_does_something_else() -> None:
+    """It is told by its next send, or else in the end by being cancelled: no failure of its own."""
+    wire = Reluctant(**{"yaat.policy": Policy(close_timeout=0.05)})
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        share = Share(websocket.outbox, "room", "cut", 1)
+        assert [share.offer(frame) for frame in FRAMES[:2]] == [True, False]
+        await asyncio.Event().wait()
+
+    await wire.serve(Endpoint(handler))
+    assert wire.words == [ACCEPT, ("close", 1013, "reads too slowly")]
+    assert wire.heard == [("opened",), ("closed", 1013, "reads too slowly")]
+
+
+async def test_a_channel_cuts_a_handler_that_sends() -> None:
+    wire = Reluctant(**{"yaat.policy": Policy(close_timeout=0.05)})
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        share = Share(websocket.outbox, "room", "cut", 1)
+        assert [share.offer(frame) for frame in FRAMES[:2]] == [True, False]
+        while True:
+            await websocket.send_text("on and on")
+
+    wire.room.set()
+    await wire.serve(Endpoint(handler))
+    assert wire.words[-1] == ("close", 1013, "reads too slowly")
+    assert wire.heard == [("opened",), ("closed", 1013, "reads too slowly")]

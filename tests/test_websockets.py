@@ -29,6 +29,8 @@ from yaat.exceptions import (
     WebSocketDisconnect,
     WrongKindError,
 )
+from yaat.frames import Frame
+from yaat.outbox import Share
 from yaat.policy import Policy
 from yaat.types import Message
 from yaat.websockets import FOREVER, PATIENCE, WebSocket, WebSocketState
@@ -2670,3 +2672,304 @@ async def test_attach_keeps_what_was_cached_for_the_same_scope(serve: Serving) -
     second = WebSocket.attach(server.scope, server.receive, server.send)
     assert second.url is url
     assert second.state.user == "me"
+
+
+# What the channels send
+
+
+def frame(number: int = 0) -> Frame:
+    return Frame("text", str(number))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - nobody tells of it
+            await asyncio.sleep(0.001)
+
+
+def member(websocket: WebSocket, name: str = "room", slow: str = "cut", most: int = 2**20) -> Share:
+    return Share(websocket.outbox, name, slow, most)
+
+
+async def test_the_outbox_is_one(serve: Serving) -> None:
+    _, websocket = await serve.open()
+    assert websocket.outbox is websocket.outbox
+    assert websocket.outbox.is_open
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (stay, StateError),
+        (pend, StateError),
+        (start_denial, StateError),
+        (close, StateError),
+        (refuse, StateError),
+        (lose, WebSocketDisconnect),
+    ],
+)
+async def test_there_is_no_outbox_of_what_is_not_open(
+    serve: Serving,
+    state: Callable[[Server], Coroutine[Any, Any, None]],
+    error: type[Exception],
+) -> None:
+    server = serve(**DENIAL)
+    await state(server)
+    with pytest.raises(error):
+        server.websocket.outbox  # noqa: B018 - a property
+
+
+async def test_publications_leave_in_the_order_of_the_calls(serve: Serving) -> None:
+    server, websocket = await serve.open()
+    share = member(websocket)
+    server.hold = asyncio.Event()
+    sending = [asyncio.create_task(websocket.send_text("first"))]
+    await settled()
+    assert share.offer(frame(1))
+    assert share.offer(frame(2))
+    sending.append(asyncio.create_task(websocket.send_text("then")))
+    await settled()
+    assert share.offer(frame(3))
+    assert server.data == []
+    server.hold.set()
+    await asyncio.gather(*sending)
+    await settled()
+    assert server.data == ["first", "1", "2", "then", "3"]
+    share.leave()
+
+
+async def test_a_close_queues_behind_what_waits(serve: Serving) -> None:
+    server, websocket = await serve.open()
+    share = member(websocket)
+    server.hold = asyncio.Event()
+    for number in range(100):
+        assert share.offer(frame(number))
+    closing = asyncio.create_task(websocket.close(4001))
+    await settled()
+    assert share.offer(frame(100)), "nobody has closed yet"
+    server.hold.set()
+    await closing
+    await settled()
+    assert server.data == [str(number) for number in range(100)]
+    assert server.sent[-1] == {"type": "websocket.close", "code": 4001, "reason": ""}
+    assert not share.offer(frame())
+
+
+async def test_a_close_that_cannot_leave_lets_go_of_what_waits(
+    serve: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, websocket = await serve.open(policy=HASTY)
+    share = member(websocket)
+    server.hold = asyncio.Event()
+    for number in range(100):
+        assert share.offer(frame(number))
+    await settled()
+    assert share.waiting > 0
+    await websocket.close(4001)
+    assert share.waiting == 0
+    assert not share.offer(frame())
+    assert (websocket.close_code, websocket._outbox) == (4001, None)
+    assert "did not let our close through" in caplog.text
+    server.hold.set()
+    await settled()
+    assert server.data == []
+
+
+async def test_a_loss_lets_go_of_what_waits(serve: Serving) -> None:
+    server, websocket = await serve.open()
+    share = member(websocket)
+    server.hold = asyncio.Event()
+    for number in range(100):
+        assert share.offer(frame(number))
+    await settled()
+    server.feed(left())
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.receive_text()
+    await settled()
+    assert share.waiting == 0
+    assert not share.offer(frame())
+    assert server.data == []
+    with pytest.raises(WebSocketDisconnect):
+        websocket.outbox  # noqa: B018
+
+
+async def test_a_publication_finds_the_loss(
+    serve: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, websocket = await serve.open()
+    share = member(websocket)
+    server.send_error = OSError("gone")
+    assert share.offer(frame())
+    await until(lambda: websocket.client_state is WebSocketState.DISCONNECTED)
+    server.send_error = None
+    assert websocket.close_code == 1006
+    assert not share.offer(frame())
+    assert caplog.records == []
+    server.over = True
+
+
+async def test_a_server_that_takes_no_publication(
+    serve: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection does not stay open in silence."""
+    server, websocket = await serve.open(policy=HASTY)
+    share = member(websocket)
+    server.send_error = LookupError("what is that")
+    assert share.offer(frame())
+    await until(lambda: websocket.close_code is not None)
+    server.send_error = None
+    assert not share.offer(frame())
+    assert "a connection took no more publications" in caplog.text
+    assert websocket.close_code == 1011
+    server.over = True
+
+
+async def test_who_is_too_slow_is_closed(serve: Serving) -> None:
+    server, websocket = await serve.open(policy=HASTY)
+    share = member(websocket, most=1)
+    server.hold = asyncio.Event()
+    taken = []
+    for number in range(3):
+        taken.append(share.offer(frame(number)))
+        await settled()
+    assert taken == [True, True, False], "one is on its way, one may wait"
+    server.hold.set()
+    await settled()
+    assert server.data == [], "what was on its way is cancelled, what waited is dropped"
+    assert (websocket.close_code, websocket.close_reason) == (1013, "reads too slowly")
+    with pytest.raises(WebSocketDisconnect) as caught:
+        await websocket.send_text("more")
+    assert caught.value.code == 1013, "it was not the handler that closed"
+    server.feed(left(1013))
+    with pytest.raises(WebSocketDisconnect):
+        await websocket.receive_text()
+
+
+@pytest.mark.parametrize("is_scope", [False, True])
+async def test_who_is_too_slow_and_never_answers(serve: Serving, *, is_scope: bool) -> None:
+    """A handler that waits for something else is not left waiting."""
+    server, websocket = await serve.open(policy=HASTY)
+    server.hold = asyncio.Event()
+
+    async def wait_inside() -> None:
+        async with websocket:
+            websocket.outbox.end(1013, "reads too slowly")
+            await for_ever()
+
+    if is_scope:
+        with pytest.raises(WebSocketDisconnect) as caught:
+            await wait_inside()
+        assert caught.value.code == 1006
+    else:
+        websocket.outbox.end(1013, "reads too slowly")
+        await websocket.wait_closed()
+    assert websocket.close_code == 1013
+    await until(lambda: websocket.client_state is WebSocketState.DISCONNECTED)
+    server.over = True
+
+
+class Wired:
+    """A server with a `yaat.wire` that takes so many frames."""
+
+    def __init__(self, server: Server, room: int) -> None:
+        self.room = room
+        self.waiting: list[Callable[[], None]] = []
+        self.lost: list[Callable[[int, str], object]] = []
+        self.sent = server.sent
+        server.scope["extensions"] = {
+            "yaat.wire": {
+                "version": 1,
+                "write": self.write,
+                "on_room": self.waiting.append,
+                "on_loss": self.lost.append,
+                "send": server.send,
+            }
+        }
+
+    def write(self, frame: Frame) -> bool:
+        if not self.room:
+            return False
+        self.room -= 1
+        self.sent.append(frame.event())
+        return True
+
+    def give(self, room: int) -> None:
+        self.room += room
+        callbacks, self.waiting[:] = list(self.waiting), []
+        for callback in callbacks:
+            callback()
+
+
+async def test_with_the_wire_there_is_no_task(serve: Serving) -> None:
+    server = serve()
+    wire = Wired(server, 2)
+    websocket = server.websocket
+    await websocket.accept()
+    server.sent.clear()
+    tasks = asyncio.all_tasks()
+    share = member(websocket)
+    for number in range(4):
+        assert share.offer(frame(number))
+    assert server.data == ["0", "1"], "at once"
+    sending = asyncio.create_task(websocket.send_text("then"))
+    await settled()
+    assert share.offer(frame(4))
+    assert asyncio.all_tasks() == {*tasks, sending}
+    wire.give(10)
+    await sending
+    await settled()
+    assert server.data == ["0", "1", "2", "3", "then", "4"]
+    assert len(wire.lost) == 1, "the server tells of the loss"
+    assert share.offer(frame(5))
+    wire.lost[0](1001, "")
+    assert not share.offer(frame(6))
+    assert server.data[-1] == "5"
+
+
+async def test_behind_a_middleware_the_wire_is_not_written_to(serve: Serving) -> None:
+    server = serve()
+    wire = Wired(server, 10)
+    seen: list[Message] = []
+
+    async def send(message: Message) -> None:
+        seen.append(message)
+        await server.send(message)
+
+    websocket = WebSocket(server.scope, server.receive, send)
+    await websocket.accept()
+    share = member(websocket)
+    share.offer(frame(1))
+    await settled()
+    assert wire.room == 10
+    assert seen[1:] == [{"type": "websocket.send", "text": "1"}]
+    server.over = True
+    await websocket.__aexit__(None, None, None)
+    websocket._end_outbox()
+    assert not share.offer(frame(2))
+    websocket._end_outbox()
+
+
+async def test_uvicorns_own_send_needs_no_task(serve: Serving) -> None:
+    """Whose `send` it is is seen by where its class comes from."""
+    server = serve()
+    uvicorns: Any = type("Protocol", (), {"send": lambda _, message: server.send(message)})
+    uvicorns.__module__ = "uvicorn.protocols.websockets.some_impl"
+    websocket = WebSocket(server.scope, server.receive, uvicorns().send)
+    await websocket.accept()
+    server.sent.clear()
+    tasks = asyncio.all_tasks()
+    share = member(websocket)
+    assert share.offer(frame(1))
+    assert server.data == ["1"], "at once"
+    assert asyncio.all_tasks() == tasks
+    server.hold = asyncio.Event()
+    assert share.offer(frame(2))
+    assert share.offer(frame(3))
+    await settled()
+    assert server.data == ["1"]
+    server.hold.set()
+    await settled()
+    assert server.data == ["1", "2", "3"]
+    share.leave()
+    await settled()
+    assert asyncio.all_tasks() == tasks
