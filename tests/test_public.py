@@ -111,6 +111,7 @@ def test_what_is_an_extra_is_imported_only_when_it_is_used() -> None:
     unwanted = {"httpx2", "jinja2", "itsdangerous", "uvicorn", "pytest"}
     assert not unwanted & loaded
     assert "yaat.testing" not in run.stdout.split()
+    assert "yaat.brokers.memory" not in run.stdout.split(), "a URL chooses a broker"
     assert "yaat.templating" not in run.stdout.split()
 
 
@@ -126,6 +127,9 @@ for wrong in (
     lambda: Router().add_websocket_route("/{a:nonsense}", wrong_handler),
     lambda: Router().mount("/x"),
     lambda: yaat.Policy(read_ahead=0),
+    lambda: yaat.ChannelOptions(ttl=0),
+    lambda: yaat.Channels({"{": yaat.ChannelOptions()}),
+    lambda: yaat.Yaat(broker="nowhere://"),
 ):
     try:
         wrong()
@@ -136,4 +140,4 @@ for wrong in (
     run = subprocess.run(
         [sys.executable, "-O", "-c", script], capture_output=True, text=True, check=False
     )
-    assert run.stdout.split() == ["refused"] * 6, run.stderr
+    assert run.stdout.split() == ["refused"] * 9, run.stderr

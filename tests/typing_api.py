@@ -14,11 +14,23 @@ import starlette.applications
 import starlette.routing
 
 from yaat import (
+    POSITIONED,
+    RAW,
+    BrokerError,
+    BrokerUnavailable,
+    Channel,
+    ChannelError,
+    ChannelOptions,
+    Channels,
     Endpoint,
     HTTPException,
     MalformedError,
     Observer,
     Policy,
+    Position,
+    PositionLost,
+    Present,
+    Publication,
     Refused,
     Request,
     Router,
@@ -30,6 +42,9 @@ from yaat import (
     WebSocketException,
     Yaat,
 )
+from yaat.brokers import Broker, open_broker
+from yaat.brokers.memory import MemoryBroker
+from yaat.channels import Format, History, Hub, PresenceEvent, PresenceStats, Published
 from yaat.constants import WebSocketCloseEvent as WsClose
 from yaat.frames import Frame
 from yaat.middleware import BaseMiddleware, CORSMiddleware, Middleware
@@ -59,6 +74,8 @@ class Metrics(Observer):
         assert_type(scope["path"], Any)
 
     def closed(self, scope: Scope, code: int, reason: str) -> None: ...
+    def dropped(self, scope: Scope, channel: str, slow: str) -> None: ...
+    def cut(self, scope: Scope, channel: str) -> None: ...
 
 
 class Tracing:
@@ -275,6 +292,121 @@ assert_type(strict.allows_origin("https://example.com", None), bool)
 Policy(["https://example.com"])  # type: ignore[call-arg]
 Policy(colour="red")  # type: ignore[call-arg]
 strict.read_ahead = 1  # type: ignore[misc]
+
+
+# Channels
+
+CHANNELS = Channels(
+    {
+        "room:{id}": ChannelOptions(history=100, ttl=600, presence=True),
+        "log:{rest:path}": ChannelOptions(slow="latest", max_waiting=2**16),
+    }
+)
+assert_type(CHANNELS.options("room:1"), ChannelOptions)
+ChannelOptions(100)  # type: ignore[call-arg]
+ChannelOptions(slow="drop")  # type: ignore[arg-type]
+Channels({"room": 100})  # type: ignore[dict-item]
+CHANNELS.options("room:1").history = 1  # type: ignore[misc]
+
+talking = Yaat(broker="memory://", channels=CHANNELS)
+Yaat(broker=MemoryBroker("space", max_channels=1000))
+Yaat(broker=None, channels=None)
+Yaat(broker=5)  # type: ignore[arg-type]
+Yaat(channels={"room": ChannelOptions()})  # type: ignore[arg-type]
+assert_type(talking.hub, Hub)
+assert_type(talking.hub.dropped, int)
+assert_type(talking.hub.cut, int)
+assert_type(talking.channel("room:1"), Channel)
+assert_type(Hub("memory://", CHANNELS).channel("room:1"), Channel)
+assert_type(open_broker("memory://"), Broker)
+
+
+@talking.websocket_route("/chat/{room}")
+async def chat(websocket: WebSocket, room: str) -> None:
+    await websocket.accept()
+    channel = websocket.channel(f"room:{room}")
+    async with channel.join(websocket, user="me", info={"a": 1}) as same:
+        assert_type(same, Channel)
+        async for text in websocket.iter_text():
+            await same.publish(text, skip=websocket)
+    since = websocket.query_params.get("since")
+    async with channel.join(websocket, since=since, last=5, format=POSITIONED, on_lost=noted):
+        pass
+    async with channel.join(websocket, since=Position(1, "e"), format=RAW, on_lost=waited):
+        pass
+    channel.join()  # type: ignore[call-arg]
+    channel.join(websocket, 5)  # type: ignore[call-arg, arg-type]
+    channel.join(websocket, on_lost=5)  # type: ignore[arg-type]
+    channel.join(websocket, format="raw")  # type: ignore[arg-type]
+
+
+def noted(error: PositionLost) -> None:
+    assert_type(error.channel, str)
+
+
+async def waited(error: PositionLost) -> None: ...
+
+
+@talking.route("/notify", methods=["POST"])
+async def notify(request: Request) -> TextResponse:
+    published = await request.channel("room:1").publish({"n": 1}, once="k", key="n")
+    assert_type(published, Published)
+    assert_type(published.position, Position)
+    assert_type(published.duplicate, bool)
+    return TextResponse(str(published.position))
+
+
+async def listens(channel: Channel) -> None:
+    async for publication in channel.subscribe(since=None, last=5):
+        assert_type(publication, Publication)
+        assert_type(publication.data, Any)
+        assert_type(publication.position, Position)
+        assert_type(publication.time, float)
+    await channel.subscribe().aclose()
+    history = await channel.history(since="1-e", limit=5, reverse=True)
+    assert_type(history, History)
+    assert_type(history.publications, list[Publication])
+    assert_type(history.top, Position)
+    assert_type(history.complete, bool)
+    await channel.remove_history()
+    assert_type(await channel.presence(), list[Present])
+    assert_type(await channel.presence_stats(), PresenceStats)
+    async for event in channel.presence_events():
+        assert_type(event, PresenceEvent)
+        assert_type(event.present, Present)
+        assert_type(event.present.user, str | None)
+    assert_type(channel.name, str)
+    assert_type(channel.options, ChannelOptions)
+    channel.name = "other"  # type: ignore[misc]
+    await channel.publish("x", 5)  # type: ignore[call-arg, arg-type]
+    await channel.publish("x", skip="me")  # type: ignore[arg-type]
+    await channel.publish("x", once=5)  # type: ignore[arg-type]
+    await channel.publish("x", ttl=5)  # type: ignore[call-arg]
+
+
+class Loud:
+    """A format of an application's own."""
+
+    def encode(self, channel: str, publication: Publication) -> Frame | None:
+        return Frame("text", f"{channel}: {publication.data}!")
+
+    def stand(self, channel: str, position: Position) -> Frame | None:
+        return None
+
+
+loud: Format = Loud()
+raw: Format = RAW
+
+
+async def fails(channel: Channel) -> None:
+    try:
+        await channel.publish("x")
+    except BrokerUnavailable as error:
+        assert_type(error.maybe_published, bool)
+        assert_type(error.retry_in, float | None)
+    except (BrokerError, ChannelError) as error:
+        assert_type(error.close_code, int)
+        assert_type(error.status, int)
 
 
 # The server, and what it offers
