@@ -26,7 +26,7 @@ from yaat.outbox import OVERHEAD
 SIZE = 4096
 FITS = BUDGET // (SIZE + OVERHEAD)
 """So many publications of that size may wait for a member."""
-MANY = 200
+MANY = 120
 """So many are more than the kernel, the server and the budget hold together."""
 STEP = 10
 """So many are published at a time: fewer than may wait for a member that reads."""
@@ -283,13 +283,13 @@ async def test_one_of_a_hundred_costs_the_others_nothing(rooms: Rooms) -> None:
 
 
 async def test_what_waits_is_bounded_whatever_is_published(rooms: Rooms) -> None:
-    """Four that sleep: 64 MiB come by, of which each may keep 64 KiB."""
+    """Four that sleep: 32 MiB come by, of which each may keep 64 KiB."""
     if not rooms.facts.send_waits:
         async with stalled(rooms, "oldest") as sleeper:
             assert await publish_in_steps(rooms, "oldest", count=50) <= BUDGET
             await assert_all_held(rooms, sleeper, "oldest", 50)
         return
-    size, count = 16_384, 4_096
+    size, count = 16_384, 2_048
     async with AsyncExitStack() as stack:
         sleepers = [await stack.enter_async_context(stalled(rooms, "oldest")) for _ in range(4)]
         before = await rooms.get("/inspect")
