@@ -41,8 +41,9 @@ from yaat.brokers.memory import MemoryBroker
 from yaat.channels import POSITIONED, RAW, ChannelOptions, Channels
 from yaat.channels.hub import Hub
 from yaat.exceptions import PositionLost, WebSocketDisconnect
+from yaat.outbox import OVERHEAD
 from yaat.policy import Policy
-from yaat.websockets import WebSocket
+from yaat.websockets import WebSocket, WebSocketState
 
 T = TypeVar("T")
 Kind = Literal["text", "bytes", "json"]
@@ -55,7 +56,7 @@ CHANNELS = Channels(
         "kept:{id}": ChannelOptions(history=SIZE, ttl=TTL, presence=True),
         "bare:{id}": ChannelOptions(presence=True),
         "narrow:{id}": ChannelOptions(
-            history=SIZE, ttl=TTL, slow="drop_oldest", max_waiting=3 * 210
+            history=SIZE, ttl=TTL, slow="drop_oldest", max_waiting=3 * (OVERHEAD + 10)
         ),
     }
 )
@@ -125,7 +126,8 @@ class Person:
 
     @property
     def has_ended(self) -> bool:
-        return self.server.has_left or "close" in self.server.types
+        states = (self.websocket.client_state, self.websocket.application_state)
+        return self.server.has_left or WebSocketState.DISCONNECTED in states
 
 
 @dataclass(eq=False)
@@ -726,7 +728,7 @@ class Rooms(RuleBasedStateMachine):
         hub = self.brokers[member.hub]
         is_disturbed = hub.losses[member.name] or self.wiped[member.name]
         if member.since is None and not is_disturbed and self.is_ample(member):
-            assert not told
+            assert not told, member
         if isinstance(error, WebSocketDisconnect):
             assert member.person is not None
             assert member.person.has_ended
@@ -784,6 +786,8 @@ class Rooms(RuleBasedStateMachine):
             self.let_go(member)
         for person in self.people:
             person.server.gate.set()
+        self.play(SETTLED)
+        for person in self.people:
             person.over.set()
         self.play(LATER)
         self.settle()
