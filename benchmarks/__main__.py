@@ -51,6 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--instructions", action="store_true", help="count them with valgrind")
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="where plots go")
     parser.add_argument("--page", type=Path, help="a page to put the report into, between marks")
+    parser.add_argument("--mark", default="a run", help="which marks of the page")
     given = parser.parse_args()
     if unknown := set(given.parts) - PARTS.keys():
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -77,7 +78,7 @@ def settings(given: argparse.Namespace) -> Settings:
 def main() -> None:
     given = arguments()
     asked = settings(given)
-    with page.written(given.page):
+    with page.written(given.page, given.mark):
         for part in given.parts or PARTS:
             PARTS[part].run(asked)
 

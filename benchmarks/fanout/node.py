@@ -1,7 +1,6 @@
 """Node and its package `ws`, which npm puts into the user's cache at the first use."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +30,11 @@ def installed() -> Path:
             made = Path(beside) / place.name
             made.mkdir()
             install_into(made)
-            shutil.move(made, place)
+            try:
+                made.rename(place)
+            except OSError:  # another process was faster
+                if not place.exists():
+                    raise
     return place
 
 
