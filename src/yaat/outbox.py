@@ -106,6 +106,7 @@ class Outbox:
         "_close",
         "_current",
         "_has_turn",
+        "_has_wire",
         "_idle",
         "_is_draining",
         "_is_open",
@@ -130,9 +131,8 @@ class Outbox:
     ) -> None:
         self.turns: Final = turns
         self.write: Final[Callable[[Frame], bool]] = wire["write"] if wire else self._write_by_step
-        self._on_room: Callable[[Callable[[], None]], None] | None = (
-            wire["on_room"] if wire else None
-        )
+        self._has_wire = bool(wire)
+        self._on_room: Callable[[Callable[[], None]], None] = wire["on_room"] if wire else _refuse
         self._step = step
         self._carry = carry
         self._close = close
@@ -173,7 +173,7 @@ class Outbox:
 
     def _begin(self, segment: _Segment) -> None:
         """Begin with a segment when the server has just said that it takes no more."""
-        if self._on_room is None:
+        if not self._has_wire:
             self.take_turn(segment)
         else:
             self._current = segment
@@ -184,7 +184,7 @@ class Outbox:
         """Send the frames of a segment, which has the turn."""
         self._current = segment
         self._has_turn = True
-        if self._on_room is None:
+        if not self._has_wire:
             self._wake()
         elif not self._is_draining:
             self._drain()
@@ -202,8 +202,7 @@ class Outbox:
         while segment.entries:
             entry = next(iter(segment.entries))
             if not self.write(entry.frame):
-                if self._on_room is not None:
-                    self._on_room(self._drain)
+                self._on_room(self._drain)
                 return False
             entry.share.forget(entry)
         return True
@@ -451,7 +450,7 @@ class Share:
         """Be told that the connection is cut."""
 
 
-def _refuse(_: Frame) -> bool:
+def _refuse(_: object) -> bool:
     return False
 
 

@@ -165,8 +165,9 @@ class MemoryBroker(Broker):
         """Note who is there; see `Broker.presence_add`."""
         check_name(channel)
         check_open(self.deliver)
+        is_news = self._space.presence.add(channel, present, self._space.now)
         self._space.expect_presence(channel)
-        return self._space.presence.add(channel, present, self._space.now)
+        return is_news
 
     async def presence_refresh(self, entries: Iterable[tuple[str, Present]]) -> None:
         """Note who is still there; see `Broker.presence_refresh`."""

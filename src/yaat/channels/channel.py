@@ -90,7 +90,8 @@ class Channel:
 
         Args:
             data: Text (str), bytes (bytes, bytearray, memoryview), or any JSON value.
-            skip: The connection that is to be left out: mostly the sender's.
+            skip: The connection that is to be left out: mostly the sender's. The history keeps the
+                publication, so who resumes by another connection is brought it.
             once: An idempotency key. Who publishes to this channel with the same again within five
                 minutes gets the place of the first, and nothing is published.
             key: What a newer publication with the same key supersedes, where `slow="latest"`.
@@ -232,10 +233,12 @@ class Channel:
         subscriber = Subscriber(format, self.options.max_waiting)
         try:
             position = await room.catch_up(subscriber, self._standing(since), last)
-            while not subscriber.is_over:
+            while True:
                 while (publication := subscriber.take()) is not None:
                     position = publication.position
                     yield publication
+                if subscriber.is_over:
+                    return
                 if subscriber.is_behind:
                     room.remove(subscriber)
                     subscriber.is_behind = False

@@ -56,6 +56,10 @@ class Held:
 
     def following(self, position: Position) -> list[Publication] | None:
         """Take out what follows `position`; None: something is missing between."""
+        if not position.epoch:  # the channel keeps nothing, and counts nothing
+            held = list(self._publications)
+            self._clear()
+            return held
         following = [p for p in self.beyond(position) if p.offset]
         for publication in following:
             if (publication.prev, publication.epoch) != position:
@@ -278,8 +282,10 @@ class Room:
         is_checked = False  # whether the history has nothing more, though the channel seemed to
         while True:
             for publication in publications:
-                await member.bring(publication)
                 position = publication.position
+                sender = publication.content.sender
+                if sender is None or sender != member.client:
+                    await member.bring(publication)
             following = held.following(position)
             if following:
                 publications = following
