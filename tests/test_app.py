@@ -928,6 +928,17 @@ async def test_it_may_be_mounted_into_one_after_the_other() -> None:
             assert inner.hub is app.hub
 
 
+async def test_alone_again_it_has_its_own_channels() -> None:
+    app, inner = talking(channels=ROOMS), talking()
+    app.mount("/inner", inner)
+    async with app.test_client() as client:
+        await client.get("/inner/say")
+    async with inner.test_client() as client:
+        assert (await client.get("/say")).text == "0", "without a history"
+        assert inner.channel("room:1").options == ChannelOptions()
+        assert inner.hub is not app.hub
+
+
 async def test_its_lifespan_alone_does_not_end_the_channels_of_another() -> None:
     app, inner = talking(channels=ROOMS), talking()
     app.mount("/inner", inner)
