@@ -17,11 +17,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from yaat.channels.hub import Hub
 
 from brokers import KINDS, Node, Nodes, Server, gone, serving, text
 from yaat.brokers.contract import Content, Position, PresenceStats, Present, Publication, Published
 from yaat.channels import Channel, ChannelOptions, Channels
+from yaat.channels.hub import Hub
 from yaat.exceptions import BrokerError, ChannelNameError, PositionLost, TooBigError, UsageError
 
 
@@ -914,6 +914,7 @@ async def test_who_is_no_longer_refreshed_is_gone(nodes: Nodes, server: Server) 
         assert await each.broker.presence_stats("b") == PresenceStats(1, 1)
     assert not await node.broker.presence_remove("a", "c1")
     assert await node.broker.presence_add("a", Present("c2", "ann"))
+    assert (await crashed.broker.presence_get("a"))[2:] == [Present("c2", "ann")]
     await server.pass_time(1.3)
     assert await node.broker.presence_get("a") == []
     assert await node.broker.presence_stats("a") == PresenceStats(0, 0)
@@ -942,6 +943,18 @@ async def test_who_was_forgotten_is_there_again_after_a_refresh(
     await node.broker.presence_refresh([("a", present)])
     assert await node.broker.presence_get("a") == [present]
     assert not await node.broker.presence_add("a", present)
+
+
+async def test_who_comes_back_when_nobody_knew_any_more_comes_last(
+    nodes: Nodes, server: Server
+) -> None:
+    node = await nodes(presence_ttl=1.0)
+    await node.broker.presence_add("a", Present("c1"))
+    await server.pass_time(0.7)
+    await node.broker.presence_add("a", Present("c2"))
+    await server.pass_time(0.6)
+    assert await node.broker.presence_add("a", Present("c1"))
+    assert await node.broker.presence_get("a") == [Present("c2"), Present("c1")]
 
 
 async def test_presence_is_no_history_and_no_history_is_presence(nodes: Nodes) -> None:
@@ -978,6 +991,7 @@ async def test_it_ends_cleanly_in_the_middle_of_traffic(
     nodes: Nodes, server: Server, moment: int
 ) -> None:
     node, other = await nodes.two()
+    await node.broker.subscribe("b")
     await other.broker.subscribe("b")
     others = asyncio.all_tasks()
     with warnings.catch_warnings(record=True) as warned:
@@ -1000,6 +1014,7 @@ async def test_it_ends_cleanly_in_the_middle_of_traffic(
         await other.publish(channel, "goes on")
     assert texts(await other.until("b", 1)) == ["goes on"]
     assert {channel: len(node.heard[channel]) for channel in heard} == heard
+    assert node.heard["b"] == []
     await other.broker.unsubscribe("b")
     await gone(server.all_upstream)
 
