@@ -132,7 +132,7 @@ class Outbox:
         self.turns: Final = turns
         self.write: Final[Callable[[Frame], bool]] = wire["write"] if wire else self._write_by_step
         self._has_wire = bool(wire)
-        self._on_room: Callable[[Callable[[], None]], None] = wire["on_room"] if wire else _refuse
+        self._on_room: Callable[[Callable[[], None]], object] = wire["on_room"] if wire else _refuse
         self._step = step
         self._carry = carry
         self._close = close

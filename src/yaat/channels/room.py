@@ -24,6 +24,9 @@ more it is read again: the first that is still held shows that some are missing.
 RETRY: Final = 1.0
 """How long, in seconds, until the history is asked for again that could not be read; on average."""
 
+TRIES: Final = 3
+"""How often a history is asked for what has come in live and is not in it; then that is lost."""
+
 Offer = Callable[[Frame, str | None], bool]
 Start = Callable[[Coroutine[Any, Any, None]], object]
 
@@ -44,22 +47,40 @@ class Held:
         self._publications.append(publication)
         self._bytes += len(publication.content.payload)
 
+    def append(self, later: "Held | None") -> None:
+        """Hold what another one held."""
+        for publication in later.take() if later is not None else ():
+            self.hold(publication)
+
+    def take(self) -> list[Publication]:
+        """Take out all."""
+        held = list(self._publications)
+        self._clear()
+        return held
+
+    def keep(self, condition: Callable[[Publication], bool]) -> None:
+        """Hold only what meets the condition."""
+        for publication in self.take():
+            if condition(publication):
+                self.hold(publication)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether it holds anything that has a position."""
+        return any(publication.offset for publication in self._publications)
+
     def _clear(self) -> None:
         self._publications.clear()
         self._bytes = 0
 
     def beyond(self, position: Position) -> list[Publication]:
         """Take out all but what was seen by who stands at `position`."""
-        held = [p for p in self._publications if not _is_seen(p, position)]
-        self._clear()
-        return held
+        return [p for p in self.take() if not _is_seen(p, position)]
 
     def following(self, position: Position) -> list[Publication] | None:
         """Take out what follows `position`; None: something is missing between."""
         if not position.epoch:  # the channel keeps nothing, and counts nothing
-            held = list(self._publications)
-            self._clear()
-            return held
+            return self.take()
         following = [p for p in self.beyond(position) if p.offset]
         for publication in following:
             if (publication.prev, publication.epoch) != position:
@@ -180,21 +201,50 @@ class Room:
         self._start(self._heal())
 
     async def _heal(self) -> None:
+        """Read what is missing until the history has it, or has it no more.
+
+        What came in before it was asked is in its answer, or is of an epoch that has ended; or the
+        history lags behind, and is asked again a few times. So each answer is a step forward.
+        """
+        held, asked = Held(), 0
         while self.uses:
-            try:
-                publications, top = await self._broker.history(self.name, since=self.position)
-            except Exception as error:  # noqa: BLE001 - whatever it is, nobody else will try again
-                logger.warning("what is missing in %.300r cannot be read yet: %r", self.name, error)
-                await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
-                continue
-            if is_complete(self.position, publications, top):
-                for publication in publications:
-                    self.position = publication.position
-                    self._tell(publication)
-            else:
-                self._lose(top)
-            break
+            held.append(self._held)
+            self._held = Held()
+            position = self.position
+            answer = await self._read_on()
+            if answer is not None:
+                asked = 1 if self.position != position else asked + 1
+                held.keep(lambda p: not p.offset or _is_ahead(p, self.position))
+                if asked == TRIES and held.is_ahead:
+                    self._lose(answer)
+                    held.keep(lambda p: not p.offset)
+                if not held.is_ahead:
+                    break
+                if asked == 1:
+                    continue
+            await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
+        held.append(self._held)
+        self._held = held
         self._release()
+
+    async def _read_on(self) -> Position | None:
+        """Tell the members what they missed, or that it is lost.
+
+        Returns:
+            Where the channel stands; None: it could not be read.
+        """
+        try:
+            publications, top = await self._broker.history(self.name, since=self.position)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody else will try again
+            logger.warning("what is missing in %.300r cannot be read yet: %r", self.name, error)
+            return None
+        if is_complete(self.position, publications, top):
+            for publication in publications:
+                self.position = publication.position
+                self._tell(publication)
+        else:
+            self._lose(top)
+        return top
 
     def _release(self) -> None:
         """Go on with what waited, but for what the history has brought."""
@@ -341,6 +391,10 @@ class Room:
     def members(self) -> list[Member]:
         """All who listen."""
         return [*self._early, *(each for members in self._groups.values() for each in members)]
+
+
+def _is_ahead(publication: Publication, position: Position) -> bool:
+    return publication.epoch == position.epoch and publication.offset > position.offset
 
 
 def _is_seen(publication: Publication, position: Position) -> bool:
