@@ -29,6 +29,9 @@ P = ParamSpec("P")
 
 EPOCH: Final = "one"
 
+PATIENCE: Final = 2000
+"""How often it may be called: who asks without end asks in vain."""
+
 
 def in_no_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Let a test wait without waiting. Who waits for what never happens gets a `RuntimeError`."""
@@ -131,6 +134,8 @@ class ScriptedBroker(Broker):
 
     async def _do(self, operation: str, channel: str, work: Callable[[], Any]) -> Any:
         self.calls.append(f"{operation} {channel}".strip())
+        if len(self.calls) > PATIENCE:
+            raise RuntimeError("the broker is asked again and again")
         failures = self._failures[operation]
         if failures and (failure := failures.popleft()) is not _fine:
             raise failure

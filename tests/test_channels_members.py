@@ -332,6 +332,14 @@ async def test_a_reader_that_is_too_slow_is_behind() -> None:
     assert taken(subscriber) == ["d", "d"]
 
 
+async def test_a_reader_that_keeps_up_is_never_behind() -> None:
+    subscriber = reading(max_waiting=cost(1, 1))
+    for publication in made(*"abcdefgh"):
+        assert subscriber.offer(publication)
+        assert taken(subscriber) == [publication.data]
+    assert not subscriber.is_behind
+
+
 async def test_a_reader_takes_one_however_long_it_is() -> None:
     subscriber = reading(max_waiting=1)
     long, other = made("a" * 1000, "b")

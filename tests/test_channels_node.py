@@ -252,6 +252,24 @@ async def test_closing_while_somebody_who_goes_is_cancelled() -> None:
             await departing
 
 
+@pytest.mark.parametrize("turns", range(6))
+@in_no_time
+async def test_who_goes_is_cancelled_while_it_closes(turns: int) -> None:
+    """A cancellation is not taken for the end of the channels, which nobody need hear of."""
+    async with place() as here:
+        await here.node.start()
+        await here.node.arrive(ROOM, ALICE)
+        here.broker.hold("presence_remove")
+        departing = asyncio.create_task(here.node.depart(ROOM, ALICE))
+        await idle()
+        closing = asyncio.create_task(here.node.close())
+        await idle(turns)
+        is_in_time = departing.cancel()
+        await closing
+        await asyncio.gather(departing, return_exceptions=True)
+        assert departing.cancelled() == is_in_time
+
+
 @pytest.mark.parametrize("turns", range(8))
 @in_no_time
 async def test_closing_in_the_moment_in_which_it_has_started(turns: int) -> None:

@@ -6,14 +6,16 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from scripted import idle
-from scripted_broker import EPOCH, ScriptedBroker, down, in_no_time
+from scripted import idle, in_scripted_time
+from scripted_broker import EPOCH, PATIENCE, ScriptedBroker, down, in_no_time
 from yaat.brokers.contract import Position, Publication
 from yaat.channels.formats import AS_PUBLISHED
 from yaat.channels.members import Subscriber
 from yaat.channels.options import ChannelOptions
-from yaat.channels.room import HELD, Held, Room
+from yaat.channels.room import HELD, HELD_BYTES, Held, Room
 from yaat.exceptions import BrokerError, PositionLost
 from yaat.frames import Frame
 
@@ -464,6 +466,26 @@ async def test_what_the_history_has_no_more_is_told() -> None:
 
 
 @in_no_time
+async def test_who_leaves_when_it_is_told_of_a_loss() -> None:
+    house = await opened()
+
+    class Leaving(Listener):
+        def lose(self, error: PositionLost) -> None:
+            super().lose(error)
+            house.room.remove(self)
+
+    leaving = [await house.join(member=Leaving(MUTE)) for _ in range(3)]
+    staying = await house.join(member=Listener(MUTE))
+    house.lose("a")
+    house.broker.kept[ROOM].clear()
+    house.say("b")
+    await idle()
+    house.say("c")
+    assert [each.seen for each in leaving] == [["lost"]] * 3
+    assert staying.seen == ["lost", "3:c"]
+
+
+@in_no_time
 async def test_another_epoch() -> None:
     house = await opened()
     member = await house.join()
@@ -513,7 +535,7 @@ async def test_an_answer_that_ends_before_the_top_is_asked_for_the_rest() -> Non
     await idle()
     house.broker.kept[ROOM] += rest
     house.broker.let_go("history")
-    await idle()
+    await asyncio.gather(*house.tasks)
     assert member.texts == ["1:a", "2:b", "3:c"]
     assert "lost" not in member.seen
 
@@ -537,11 +559,13 @@ async def test_who_has_read_on_has_lost_less() -> None:
     house.broker.let_go("history")
     beyond = await beyond_task
     await idle()
+    house.broker.flash(ROOM, "now")  # as soon as nobody is ahead all are there
     house.say("f")
     await idle()
-    assert behind.seen == ["@0", "lost", "@4", "5:e", "6:f"]
-    assert between.seen == ["brought 1:a", "brought 2:b", "@2", "lost", "@4", "5:e", "6:f"]
-    assert at_top.seen == ["brought 3:c", "brought 4:d", "@4", "5:e", "6:f"]
+    came = ["0:now", "5:e", "6:f"]
+    assert behind.seen == ["@0", "lost", "@4", *came]
+    assert between.seen == ["brought 1:a", "brought 2:b", "@2", "lost", "@4", *came]
+    assert at_top.seen == ["brought 3:c", "brought 4:d", "@4", *came]
     assert beyond.texts == ["5:e", "6:f"]
     assert "lost" not in beyond.seen
 
@@ -931,3 +955,198 @@ def test_what_is_held_is_bounded() -> None:
     for publication in publications[:3]:
         held.hold(publication)
     assert held.beyond(Position(1, EPOCH)) == publications[1:3]
+
+
+def test_what_is_held_is_bounded_in_bytes() -> None:
+    broker = ScriptedBroker()
+    publications = broker.keep(ROOM, *["x" * (HELD_BYTES // 2)] * 3)
+    held = Held()
+    for publication in publications[:2]:
+        held.hold(publication)
+    assert held.following(Position(0, EPOCH)) == publications[:2]
+    for publication in publications:
+        held.hold(publication)
+    assert held.following(Position(0, EPOCH)) is None  # only the last is held
+    for publication in publications[:2]:
+        held.hold(publication)
+    assert held.beyond(Position(0, EPOCH)) == publications[:2]  # it counts from nothing
+
+
+# Everything at once
+
+
+class Game:
+    """A room, who comes and goes there, and a server of which not everything arrives."""
+
+    def __init__(self) -> None:
+        self.house = House(history=6)
+        self.log: list[Publication] = []
+        self.epochs = 1
+        self.players: list[Player] = []
+
+    def say(self, count: int) -> None:
+        for _ in range(count):
+            self.house.bring(*self._made(1))
+
+    def lose(self, count: int) -> None:
+        self._made(count)
+
+    def _made(self, count: int) -> list[Publication]:
+        made = self.house.lose(*[str(len(self.log) + i) for i in range(count)])
+        self.log += made
+        del self.house.broker.kept[ROOM][:-6]
+        return made
+
+    def begin_anew(self) -> None:
+        self.epochs += 1
+        self.house.broker.begin_anew(ROOM, f"epoch{self.epochs}")
+
+    def trim(self, count: int) -> None:
+        del self.house.broker.kept[ROOM][:count]
+
+    def hold(self) -> None:
+        if "history" not in self.house.broker._gates:
+            self.house.broker.hold("history")
+
+    def let_go(self) -> None:
+        if "history" in self.house.broker._gates:
+            self.house.broker.let_go("history")
+
+    def fail(self) -> None:
+        self.house.broker.fail("history", down())
+
+    def join(self, back: int | None, last: int, *, is_told: bool, is_slow: bool) -> None:
+        since = None
+        if back is not None and self.log:
+            since = self.log[-1 - back % len(self.log)].position
+        self.players.append(Player(self, since, last, is_told=is_told, is_slow=is_slow))
+
+    def leave(self, number: int) -> None:
+        here = [player for player in self.players if not player.has_left]
+        if here:
+            here[number % len(here)].leave()
+
+    def read(self) -> None:
+        for player in self.players:
+            player.gate.set()
+
+    async def wait(self, seconds: float) -> None:
+        await (asyncio.sleep(seconds) if seconds else idle(2))
+
+    def check(self) -> None:
+        for player in self.players:
+            player.check()
+
+    async def finish(self) -> None:
+        """All arrives in the end, so all who are there have to be at the top."""
+        self.house.broker._failures.clear()
+        self.let_go()
+        self.read()
+        await asyncio.sleep(10)
+        for _ in range(2):
+            self.say(1)
+            await asyncio.sleep(10)
+        self.check()
+        for player in self.players:
+            player.check_end()
+        assert self.house.tasks == set()
+        assert self.house.room._joining == set()
+        assert len(self.house.broker.calls) < PATIENCE
+
+
+class Player(Listener):
+    """A member that knows what it should see."""
+
+    def __init__(
+        self, game: Game, since: Position | None, last: int, *, is_told: bool, is_slow: bool
+    ) -> None:
+        super().__init__()
+        self.game = game
+        self.since = since
+        self.begun = len(game.log)
+        self.has_left = False
+        if is_slow:
+            self.gate.clear()
+        on_lost = self.learn if is_told else None
+        game.house.room.uses += 1
+        self.task = asyncio.create_task(game.house.room.catch_up(self, since, last, on_lost))
+
+    async def learn(self, error: PositionLost) -> None:
+        self.lose(error)
+        await asyncio.sleep(0)
+
+    def leave(self) -> None:
+        self.has_left = True
+        self.task.cancel()
+        self.game.house.room.remove(self)
+        self.game.house.room.uses -= 1
+
+    def check(self) -> None:
+        """What it saw follows one upon the other, unless it was told."""
+        expected = None
+        for position, publication in enumerate(self.game.log):
+            if publication.position == self.since:
+                expected = position + 1
+        for each in self.seen:
+            if each == "lost":
+                expected = None
+            elif ":" in each:
+                number = int(each.split(":")[1])
+                assert expected in {None, number}, (number, self.seen)
+                expected = number + 1
+
+    def check_end(self) -> None:
+        if self.has_left:
+            return
+        if self.task.done() and self.task.exception() is not None:
+            assert isinstance(self.task.exception(), PositionLost | BrokerError)
+            return
+        assert self.task.done()
+        assert self.texts[-1].split(":")[1] == str(len(self.game.log) - 1)
+        first = int(self.texts[0].split(":")[1])
+        assert first <= len(self.game.log) - 1
+
+
+STEPS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
+    st.tuples(st.just("say"), st.integers(1, 3)),
+    st.tuples(st.just("say"), st.integers(1, 3)),
+    st.tuples(st.just("lose"), st.integers(1, 3)),
+    st.tuples(st.just("lose"), st.integers(1, 8)),
+    st.tuples(st.just("trim"), st.integers(1, 6)),
+    st.just(("begin_anew",)),
+    st.just(("hold",)),
+    st.just(("let_go",)),
+    st.just(("let_go",)),
+    st.just(("fail",)),
+    st.just(("read",)),
+    st.tuples(st.just("leave"), st.integers(0, 5)),
+    st.tuples(st.just("wait"), st.sampled_from([0, 0, 3.0])),
+    st.tuples(st.just("wait"), st.sampled_from([0, 0, 3.0])),
+)
+JOIN = st.tuples(
+    st.just("join"),
+    st.none() | st.integers(0, 8),
+    st.sampled_from([0, 0, 2]),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.one_of(STEPS, STEPS, STEPS, JOIN), max_size=40))
+def test_any_schedule(steps: list[tuple[Any, ...]]) -> None:
+    async def play() -> None:
+        game = Game()
+        await game.house.open()
+        for name, *values in steps:
+            if name == "join":
+                back, last, is_told, is_slow = values
+                game.join(back, last, is_told=is_told, is_slow=is_slow)
+            else:
+                result = getattr(game, name)(*values)
+                if name == "wait":
+                    await result
+            game.check()
+        await game.finish()
+
+    in_scripted_time(play)

@@ -647,7 +647,7 @@ async def test_a_server_that_cancels_the_writer() -> None:
     share.give("3")
     pipe.let_in(5)
     await idle()
-    assert pipe.sent in ([], ["1", "2", "3"])
+    assert pipe.sent == ["1", "2", "3"] or not {"1", "2", "3"} & set(pipe.sent)
     await assert_nothing_left(pipe, share)
 
 
