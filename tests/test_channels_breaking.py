@@ -790,3 +790,33 @@ def test_answers_that_are_faster_than_what_comes_live(disturbed: bool) -> None: 
         await task
 
     in_scripted_time(play)
+
+
+def test_who_looks_on_loses_no_position() -> None:
+    """Who comes and goes has none, whatever becomes of what is published there."""
+
+    async def play() -> None:
+        broker = DistantBroker()
+        hub = Hub(broker, Channels({"kept:a": ChannelOptions(history=1, presence=True)}))
+        channel = hub.channel("kept:a")
+        seen: list[str] = []
+
+        async def look_on() -> None:
+            async with aclosing(channel.presence_events()) as events:
+                async for event in events:
+                    seen.append(event.kind)  # noqa: PERF401 - it never ends by itself
+
+        task = asyncio.create_task(look_on())
+        await asyncio.sleep(1)
+        broker.to_lose = 2
+        for number in range(4):
+            await channel.publish(number)
+        await asyncio.sleep(1)
+        async with accepted() as (_, websocket), channel.join(websocket):
+            pass
+        await asyncio.sleep(1)
+        assert seen == ["join", "leave"]
+        await hub.close()
+        await task
+
+    in_scripted_time(play)
