@@ -15,7 +15,7 @@ from yaat.brokers.contract import Position, Publication
 from yaat.channels.formats import AS_PUBLISHED
 from yaat.channels.members import Subscriber
 from yaat.channels.options import ChannelOptions
-from yaat.channels.room import HELD, HELD_BYTES, Held, Room
+from yaat.channels.room import HELD, HELD_BYTES, TRIES, Held, Room
 from yaat.exceptions import BrokerError, PositionLost
 from yaat.frames import Frame
 
@@ -230,6 +230,34 @@ async def test_the_sender_is_left_out() -> None:
     house.say("z")
     assert alice.texts == ["2:y", "3:z"]
     assert bob.texts == nobody.texts == ["1:x", "2:y", "3:z"]
+
+
+@in_no_time
+async def test_the_sender_is_left_out_of_what_it_missed() -> None:
+    house = await opened()
+    house.broker.say(ROOM, "x", sender="a")
+    house.say("y")
+    house.broker.say(ROOM, "z", sender="a")
+    alice = await house.join(since=0, member=Listener(client="a"))
+    bob = await house.join(since=0, member=Listener(client="b"))
+    house.broker.say(ROOM, "w", sender="a")
+    assert alice.seen == ["brought 2:y", "@3"]
+    assert bob.texts == ["1:x", "2:y", "3:z", "4:w"]
+
+
+@in_no_time
+async def test_it_ends_while_somebody_comes() -> None:
+    house = await opened()
+    house.say("a")
+    member = Listener()
+    member.gate.clear()
+    joining = house.joining(since=0, member=member)
+    await idle()
+    house.room.close()
+    member.gate.set()
+    with pytest.raises(BrokerError, match="closed"):
+        await joining
+    assert house.room.members == []
 
 
 @in_no_time
@@ -521,6 +549,48 @@ async def test_a_hole_in_what_the_history_answers() -> None:
     house.say("e")
     assert "lost" in member.seen
     assert member.seen[-2:] == ["@4", "5:e"]
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.4, 60.0])
+@in_no_time
+async def test_a_gap_and_a_history_that_lags(lag: float) -> None:
+    """For a moment it is waited for; then it is said that something is lost."""
+    house = await opened()
+    member = await house.join()
+    house.say("a")
+    last = house.lose("b", "c")[-1]
+    kept, top = list(house.broker.kept[ROOM]), house.broker.tops[ROOM]
+    house.broker.rewind(ROOM, 1)
+    house.bring(last)
+    house.broker.flash(ROOM, "flash")
+    await asyncio.sleep(lag)
+    house.broker.kept[ROOM], house.broker.tops[ROOM] = kept, top
+    await asyncio.gather(*house.tasks)
+    assert house.broker.count("history") <= 1 + TRIES
+    house.say("d")
+    await asyncio.gather(*house.tasks)
+    if lag < 1:
+        assert member.seen == ["@0", "1:a", "2:b", "3:c", "0:flash", "4:d"]
+    else:
+        assert member.seen == ["@0", "1:a", "lost", "@1", "0:flash", "2:b", "3:c", "4:d"]
+
+
+@in_no_time
+async def test_an_old_epoch_comes_late() -> None:
+    """What is left of it on its way is no gap that could be healed, nor one that is asked for."""
+    house = await opened()
+    member = await house.join()
+    house.say("a")
+    late = house.lose("b", "c")
+    house.broker.begin_anew(ROOM, "two")
+    house.say("x")
+    await idle()
+    house.bring(*late)
+    await asyncio.gather(*house.tasks)
+    house.say("y")
+    await asyncio.gather(*house.tasks)
+    assert member.seen == ["@0", "1:a", "lost", "@1-two", "2:y"]
+    assert house.broker.count("history") <= 4
 
 
 @in_no_time
