@@ -9,7 +9,7 @@ from inspect import isawaitable
 from typing import Any, Final, Protocol
 
 from yaat.brokers.contract import Publication
-from yaat.channels.formats import Format
+from yaat.channels.formats import EVENTS, Format
 from yaat.channels.options import ChannelOptions
 from yaat.exceptions import ChannelError, PositionLost
 from yaat.frames import Frame
@@ -197,7 +197,9 @@ class Subscriber:
         self._waiting += len(publication.content.payload) + OVERHEAD
 
     def lose(self, error: ChannelError) -> None:
-        """Let who reads have this error, after what is in the queue."""
+        """Let who reads have this error, after what is in the queue; events have no position."""
+        if self.format is EVENTS:
+            return
         self._error = self._error or error
         self._wake()
 

@@ -11,7 +11,7 @@ from yaat.brokers.contract import NOWHERE, Broker, Position, Publication, is_com
 from yaat.channels.formats import Format
 from yaat.channels.members import Member, OnLost, called
 from yaat.channels.options import ChannelOptions
-from yaat.exceptions import PositionLost
+from yaat.exceptions import BrokerUnavailable, PositionLost
 from yaat.frames import Frame
 
 logger = logging.getLogger("yaat.channel")
@@ -114,7 +114,9 @@ class Room:
         "_early",
         "_groups",
         "_held",
+        "_is_closed",
         "_joining",
+        "_read",
         "_start",
         "name",
         "opening",
@@ -137,6 +139,10 @@ class Room:
         self._early: dict[Member, Position] = {}  # who has read on, beyond what has come in live
         self._joining: set[Held] = set()
         self._held: Held | None = None
+        # How far was read, and not heard: that may still come in live, as nothing new. (What was
+        # heard and comes once more is: the broker may have gone back in time.)
+        self._read = NOWHERE
+        self._is_closed = False
 
     async def open(self) -> None:
         """Subscribe, and learn where the channel stands.
@@ -148,6 +154,7 @@ class Room:
         await self._broker.subscribe(self.name)
         if self.options.history:
             _, self.position = await self._broker.history(self.name, limit=0)
+            self._read = self.position
         self._release()
 
     # What comes in
@@ -159,9 +166,11 @@ class Room:
             return
         if publication.offset and self.options.history:
             if (publication.prev, publication.epoch) != self.position:
-                self._miss(publication)
+                if not _is_seen(publication, self._read):
+                    self._miss(publication)
                 return
             self.position = publication.position
+            self._read = NOWHERE
         self._tell(publication)
 
     def _tell(self, publication: Publication) -> None:
@@ -244,6 +253,7 @@ class Room:
                 self._tell(publication)
         else:
             self._lose(top)
+        self._read = self.position
         return top
 
     def _release(self) -> None:
@@ -344,6 +354,8 @@ class Room:
                 is_checked = not publications
             else:
                 break
+        if self._is_closed:
+            raise BrokerUnavailable("the channels have been closed")
         self._add(member, position)
 
     def _is_beyond(self, position: Position) -> bool:
@@ -383,7 +395,8 @@ class Room:
             self._groups.pop(member.format, None)
 
     def close(self) -> None:
-        """Tell all who listen that nothing more will come."""
+        """Tell all who listen that nothing more will come; nobody is let in any more."""
+        self._is_closed = True
         for member in self.members:
             member.close()
 
