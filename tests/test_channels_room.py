@@ -387,6 +387,7 @@ async def test_what_comes_in_behind_the_history() -> None:
     house.say("d")
     await idle()
     assert member.seen == ["@3", "4:d"]
+    assert house.broker.count("history") == 1  # nothing of it is asked for again
 
 
 @pytest.mark.parametrize("failures", [1, 3])
@@ -573,6 +574,24 @@ async def test_a_gap_and_a_history_that_lags(lag: float) -> None:
         assert member.seen == ["@0", "1:a", "2:b", "3:c", "0:flash", "4:d"]
     else:
         assert member.seen == ["@0", "1:a", "lost", "@1", "0:flash", "2:b", "3:c", "4:d"]
+
+
+@in_no_time
+async def test_a_history_that_answers_bit_by_bit() -> None:
+    """As long as it goes on, nothing is lost."""
+    house = await opened()
+    member = await house.join()
+    whole = house.broker.history
+
+    async def history(channel: str, **options: Any) -> tuple[list[Publication], Position]:
+        publications, top = await whole(channel, **options)
+        return publications[:1], top
+
+    setattr(house.broker, "history", history)  # noqa: B010 - a method, as mypy knows
+    house.lose(*"abcdefg")
+    house.say("h")
+    await asyncio.gather(*house.tasks)
+    assert member.seen == ["@0", *(f"{i}:{text}" for i, text in enumerate("abcdefgh", 1))]
 
 
 @in_no_time
