@@ -349,6 +349,19 @@ async def test_nobody_joins_before_the_accept(rooms: Rooms) -> None:
     assert rooms.records("joined") == []
 
 
+async def test_a_second_membership_is_a_mistake_and_the_first_one_ends_as_it_should(
+    rooms: Rooms,
+) -> None:
+    async with rooms.join("room", user="ann") as client:
+        await joined(client)
+        await client.send_json({"do": "join", "kind": "room"})
+        assert (await closed(client))[0] == 1011
+    await rooms.recorded("ended")
+    (log,) = rooms.complaints()
+    assert "UsageError" in log["error"]
+    assert (await rooms.get("/presence/room"))["clients"] == 0
+
+
 # Who is there
 
 
