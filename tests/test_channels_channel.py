@@ -1062,3 +1062,57 @@ async def test_who_is_inside_when_the_hub_closes(chat: Chat) -> None:
         await session.send_text("x")  # the next use starts it again, and nobody is a member
     assert chat.left == 1
     assert chat.raised == []
+
+
+async def test_who_leaves_is_not_told_that_it_left(chat: Chat) -> None:
+    async def leave(websocket: WebSocket) -> None:
+        await websocket.accept()
+        async with websocket.channel("who:1").join(websocket, format=POSITIONED):
+            await websocket.receive_text()
+        await websocket.send_text("left")
+        await websocket.receive_text()
+
+    chat.app.add_websocket_route("/and/stay", leave)
+    async with chat.client.websocket("/and/stay") as session:
+        await session.send_text("go")
+        told = [await session.receive_text()]
+        while told[-1] != "left":
+            told.append(await session.receive_text())
+        assert not any('"leave"' in text for text in told)
+        assert any('"join"' in text for text in told), "but that it came"
+
+
+class Hesitant(MemoryBroker):
+    """Its history takes a while, in which other things happen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: list[Callable[[], Awaitable[object]]] = []
+
+    async def history(self, channel: str, **options: Any) -> Any:
+        result = await super().history(channel, **options)
+        if options.get("since") is not None:
+            while self.meanwhile:
+                await self.meanwhile.pop()()
+        return result
+
+
+async def test_what_comes_while_a_slow_reader_catches_up_comes_once() -> None:
+    broker = Hesitant()
+    hub = Hub(broker, CHANNELS)
+    channel = hub.channel("small:1")
+    reader = Reader(channel.subscribe())
+    await settled()
+    reader.go.clear()
+    await channel.publish(1)
+    await reader.until(1)
+    broker.meanwhile = [lambda: channel.publish(4)]
+    for number in (2, 3):
+        await channel.publish(number)
+    await settled()
+    reader.go.set()
+    assert data(await reader.until(4)) == [1, 2, 3, 4]
+    await channel.publish(5)
+    assert data(await reader.until(5)) == [1, 2, 3, 4, 5]
+    await reader.stop()
+    await hub.close()
