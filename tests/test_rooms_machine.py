@@ -403,7 +403,7 @@ class Rooms(RuleBasedStateMachine):
             since,
             last,
             is_told,
-            begun=self.arrived(name, self.log[name], hub),
+            begun=self.arrived(name, hub),
             begun_events=len(self.events[name]),
             begun_kept=self.kept(name),
         )
@@ -418,12 +418,10 @@ class Rooms(RuleBasedStateMachine):
             self.play(seconds)
             self.publish_one(publisher, name, "text")
 
-    def arrived(self, name: str, log: list[Publication], hub: int) -> int:
-        """Return how many publications have arrived at a hub; without history it cannot tell."""
-        if CHANNELS.options(name).history:
-            return len(log)
+    def arrived(self, name: str, hub: int) -> int:
+        """Return how many publications have arrived at a hub; the others are live for it."""
         since = self.now - self.brokers[hub].live - INSTANT
-        return sum(each.time < since for each in log)
+        return sum(each.time < since for each in self.log[name])
 
     async def listen(self, member: Member) -> None:
         channel = self.hubs[member.hub].channel(member.name)
