@@ -42,6 +42,7 @@ class Pipe:
     """
 
     sender: asyncio.Task[None]
+    closing: asyncio.Task[None]
 
     def __init__(self, way: str, room: int = 0) -> None:
         self.room = room
@@ -58,7 +59,7 @@ class Pipe:
             step=self.carry if way == "step" else None,
             carry=self.carry,
             is_open=lambda: self.is_open,
-            close=self.close,
+            close=self.begin_close,
         )
 
     def share(self, name: str = "a", slow: str = "cut", max_waiting: int = 10**7) -> "Told":
@@ -126,6 +127,9 @@ class Pipe:
             if self.turns.queue is not None:
                 self.turns.give()
 
+    def begin_close(self, code: int, reason: str) -> None:
+        self.closing = asyncio.create_task(self.close(code, reason))
+
     async def close(self, code: int, reason: str) -> None:
         self.is_open = False
         await self.turns.take()
@@ -184,6 +188,25 @@ async def busy(way: str) -> Pipe:
     pipe.sender = asyncio.create_task(pipe.send("0"))
     await idle()
     return pipe
+
+
+async def test_who_comes_and_goes_and_reads_nothing_is_cut(way: str) -> None:
+    pipe = await busy(way)
+    visits = [pipe.share(slow="drop_oldest", max_waiting=1000)]
+    for number in range(9):
+        visits[-1].give(str(number))
+        visits[-1].leave()
+        visits[-1].leave()
+        if visits[-1].cuts:
+            break
+        assert pipe.outbox.left_behind == (number + 1) * (OVERHEAD + 1) <= 1000
+        visits.append(pipe.share(slow="drop_oldest", max_waiting=1000))
+    assert len(visits) == 3
+    assert pipe.outbox.left_behind == 0
+    pipe.let_in(9)
+    await pipe.closing
+    assert pipe.sent == ["0", "1013 reads too slowly"]
+    await assert_nothing_left(pipe, *visits)
 
 
 # What need not wait
@@ -1022,7 +1045,7 @@ class Game:
         """A member leaves, and may leave something behind; and comes again."""
         share = self.shares[which]
         if share not in self.gone:
-            share.leave()
+            self._part(share)
             self.gone.append(share)
         self.shares[which] = self.pipe.share(str(which), *SHARES[which])
 
@@ -1030,8 +1053,18 @@ class Game:
         """All leave, so that the writer ends, if there is one; who offers comes again."""
         for share in self.shares:
             if share not in self.gone:
-                share.leave()
+                self._part(share)
         self.gone += self.shares
+
+    def _part(self, share: Told) -> None:
+        """One leaves; and what those who have left behind may not be more than its budget."""
+        left = share.waiting + self.pipe.outbox.left_behind
+        is_too_much = share.waiting < left > share._max_waiting and not self.is_over
+        cuts = share.cuts
+        share.leave()
+        assert share.cuts - cuts == is_too_much
+        if is_too_much:
+            self._end()
 
     def cancel(self, number: int) -> None:
         waiting = [item for item in self.line if item.task is not None and self._is_due(item)]

@@ -411,3 +411,21 @@ async def test_a_scope_does_not_keep_tasks_that_have_ended() -> None:
     await idle()
     assert reference() is None
     await scope.end(SOON)
+
+
+async def test_an_interruption_is_what_the_owner_is_cancelled_for() -> None:
+    scope = scope_of_this_task()
+    scope.interrupt(LookupError("why"))
+    scope.interrupt(LookupError("once more"))
+    with pytest.raises(asyncio.CancelledError):
+        await for_ever()
+    with pytest.raises(LookupError, match=r"^why$"):
+        await scope.end(SOON)
+
+
+async def test_an_interruption_after_the_end_changes_nothing() -> None:
+    scope = scope_of_this_task()
+    await scope.end(SOON)
+    scope.interrupt(LookupError("too late"))
+    await idle()
+    assert scope.failure is None

@@ -2944,9 +2944,9 @@ async def test_behind_a_middleware_the_wire_is_not_written_to(serve: Serving) ->
     assert seen[1:] == [{"type": "websocket.send", "text": "1"}]
     server.over = True
     await websocket.__aexit__(None, None, None)
-    websocket._end_outbox()
+    websocket._drop_outbox()
     assert not share.offer(frame(2))
-    websocket._end_outbox()
+    websocket._drop_outbox()
 
 
 async def test_uvicorns_own_send_needs_no_task(serve: Serving) -> None:

@@ -152,7 +152,7 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
             scope["yaat.observers"] = (*scope.get("yaat.observers", ()), *self.observers)
         hub: Hub | None = scope.get("yaat.hub")
         if hub is None or not self._shares_hub:
-            scope["yaat.hub"] = self._own_hub
+            scope["yaat.hub"] = self.hub = self._own_hub
         elif hub is not self.hub:
             if self._own_hub.channels.patterns:
                 raise UsageError(

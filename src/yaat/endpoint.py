@@ -128,7 +128,7 @@ class Endpoint:
                 raise failure  # so that the server, which closed nothing, does it now
         finally:
             failure = None  # its traceback holds this frame
-            websocket._end_outbox()
+            await websocket._end_outbox()
             websocket.scope.pop("yaat.websocket", None)  # each holds the other
 
 
@@ -270,7 +270,7 @@ def _cause(error: Exception, websocket: WebSocket) -> Exception | None:
 
 def _is_departure(error: Exception, websocket: WebSocket) -> bool:
     # That another connection was lost, which the handler was sending to, is a failure of this one.
-    gone = websocket._is_cut or websocket.client_state is WebSocketState.DISCONNECTED
+    gone = websocket._cut_with is not None or websocket.client_state is WebSocketState.DISCONNECTED
     return gone and isinstance(error, WebSocketDisconnect)
 
 

@@ -96,6 +96,7 @@ OPEN: Final = State.OPEN
 
 _KEY: Final = "yaat.websocket"
 _warned: Final[set[int]] = set()
+_cuttings: Final[set[asyncio.Task[None]]] = set()  # the event loop holds tasks only weakly
 
 
 class WebSocket(HTTPConnection):
@@ -123,7 +124,8 @@ class WebSocket(HTTPConnection):
     _denial: tuple[dict[str, Any], bytearray] | None = None
     _end: asyncio.Future[None] | None = None
     _end_by: float | None = None
-    _is_cut = False  # whether a channel has closed it
+    _cut_with: tuple[int, str] | None = None  # what a channel has closed it with
+    _cutting: asyncio.Task[None] | None = None
     _is_told = False  # whether the server tells of the loss by itself
     _lost: tuple[int, str] | None = None
     _outbox: Outbox | None = None
@@ -452,12 +454,19 @@ class WebSocket(HTTPConnection):
                 raise self._departure() from None
             raise
 
-    async def _cut(self, code: int, reason: str) -> None:
-        """Close for a channel, and end a handler that waits for a peer which does not answer.
+    def _cut(self, code: int, reason: str) -> None:
+        """Close for a channel. Whoever closes from now on, this is what the close says.
 
-        It is not the handler that closed: what it sends now finds that the peer has left.
+        It is not the handler that closed: what it sends finds that the peer has left.
         """
-        self._is_cut = True
+        if self._cut_with is None:
+            self._cut_with = code, reason
+            self._cutting = asyncio.create_task(self._cut_off(code, reason), name="yaat cut")
+            _cuttings.add(self._cutting)
+            self._cutting.add_done_callback(_cuttings.discard)
+
+    async def _cut_off(self, code: int, reason: str) -> None:
+        """Close, and end a handler that waits for a peer which does not answer."""
         loop = asyncio.get_running_loop()
         until = loop.time() + self._policy.close_timeout
         await self.close(code, reason)
@@ -468,8 +477,14 @@ class WebSocket(HTTPConnection):
             if self._tasks is not None:
                 self._tasks.interrupt(self._departure())
 
-    def _end_outbox(self) -> None:
+    async def _end_outbox(self) -> None:
         """Let go of what still waits, and of what waits for it."""
+        self._drop_outbox()
+        if self._cutting is not None:
+            await cancelled({self._cutting}, self._policy.close_timeout)
+            await self._stop_reading()
+
+    def _drop_outbox(self) -> None:
         if self._outbox is not None:
             self._outbox.lose()
             self._outbox = None
@@ -511,7 +526,7 @@ class WebSocket(HTTPConnection):
     def _advance(self, message_type: str) -> None:
         """Move the state by a message that is about to be sent."""
         ended_by_us = self._life in (State.CLOSING, State.CLOSED)
-        if self._is_cut or (self._lost is not None and not ended_by_us):
+        if self._cut_with is not None or (self._lost is not None and not ended_by_us):
             raise self._departure()
         self._life = move(self._life, message_type)
 
@@ -563,6 +578,7 @@ class WebSocket(HTTPConnection):
 
         Spec: RFC 6455, sections 5.5.1 and 7.4.
         """
+        code, reason = self._cut_with or (code, reason)
         travelling = travelling_code(code)
         if travelling != code and code not in _warned:
             _warned.add(code)
@@ -574,7 +590,7 @@ class WebSocket(HTTPConnection):
                 await self._close(message)
         except TimeoutError:
             self._begin_close(message)
-            self._end_outbox()
+            self._drop_outbox()
             logger.warning("the peer did not let our close through; the server is left to end it")
 
     async def _close(self, message: Message) -> None:
@@ -797,7 +813,7 @@ class WebSocket(HTTPConnection):
     # The end of the connection
 
     def _departure(self) -> WebSocketDisconnect:
-        return WebSocketDisconnect(*(self._lost or (self._is_cut and self._said) or (1006, "")))
+        return WebSocketDisconnect(*(self._lost or self._cut_with or (1006, "")))
 
     def _lose(self, code: int | None, reason: str | None) -> None:
         """Note that the connection is lost; what it was lost of is what was said first."""

@@ -36,6 +36,10 @@ class Node:
     """What one process has of the channels. It starts by itself, in the event loop of its use."""
 
     def __init__(self, broker: Broker | str | None, channels: Channels | None) -> None:
+        if not isinstance(broker, Broker | str | None):
+            raise TypeError(f"a broker is a URL or a Broker, not {broker!r}")
+        if not isinstance(channels, Channels | None):
+            raise TypeError(f"channels is Channels({{...}}), not a {type(channels).__name__}")
         self.broker: Final = (
             broker
             if isinstance(broker, Broker)
@@ -83,6 +87,7 @@ class Node:
             return
         for room in self._rooms.values():
             room.close()
+        await self._depart_all()
         await cancelled(set(self._tasks), CLOSE)
         self._forget()
         await self.broker.close()
@@ -213,6 +218,16 @@ class Node:
     async def _depart(self, channel: str, present: Present) -> None:
         if await self.broker.presence_remove(channel, present.client):
             await self._tell(channel, "leave", present)
+
+    async def _depart_all(self) -> None:
+        """Take along all who are there by this node: others would see them until they expire."""
+        present, self._present = self._present, {}
+        try:
+            async with asyncio.timeout(CLOSE):
+                for (channel, _), each in present.items():
+                    await self._depart(channel, each)
+        except (BrokerError, TimeoutError) as error:
+            logger.warning("some seem to be present for a while yet: %s", error or "no time")
 
     async def _tell(self, channel: str, kind: Any, present: Present) -> None:
         content = Content(kind, encode(present))
