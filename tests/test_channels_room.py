@@ -648,14 +648,14 @@ async def test_who_has_read_on_has_lost_less() -> None:
     house.broker.let_go("history")
     beyond = await beyond_task
     await idle()
-    house.broker.flash(ROOM, "now")  # as soon as nobody is ahead all are there
+    house.broker.flash(ROOM, "now")
     house.say("f")
     await idle()
     came = ["0:now", "5:e", "6:f"]
     assert behind.seen == ["@0", "lost", "@4", *came]
     assert between.seen == ["brought 1:a", "brought 2:b", "@2", "lost", "@4", *came]
     assert at_top.seen == ["brought 3:c", "brought 4:d", "@4", *came]
-    assert beyond.texts == ["5:e", "6:f"]
+    assert beyond.texts == ["5:e", "0:now", "6:f"]
     assert "lost" not in beyond.seen
 
 
@@ -882,10 +882,10 @@ async def test_who_has_read_further_than_what_came_in() -> None:
     assert member.seen == ["brought 1:a", "brought 2:b", "brought 3:c", "@3"]
     assert set(house.room.members) == {member, other}
     house.bring(*late[:2])
-    house.broker.flash(ROOM, "flash")  # it is not there yet
+    house.broker.flash(ROOM, "flash")  # it has no place among them: at once
     house.bring(late[2])
     house.say("d", "e")
-    assert member.texts == ["1:a", "2:b", "3:c", "4:d", "5:e"]
+    assert member.texts == ["1:a", "2:b", "3:c", "0:flash", "4:d", "5:e"]
     assert other.texts == ["1:a", "2:b", "0:flash", "3:c", "4:d", "5:e"]
 
 

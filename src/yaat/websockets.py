@@ -470,8 +470,12 @@ class WebSocket(HTTPConnection):
         loop = asyncio.get_running_loop()
         until = loop.time() + self._policy.close_timeout
         await self.close(code, reason)
-        with self._watching() as end:
-            await asyncio.wait((end,), timeout=max(0, until - loop.time()))
+        rest = max(0, until - loop.time())
+        if _cancelling_loses():
+            await asyncio.sleep(rest)  # granian holds the close back while somebody receives
+        else:
+            with self._watching() as end:
+                await asyncio.wait((end,), timeout=rest)
         if self._lost is None:
             self._lose(1006, "")
             if self._tasks is not None:

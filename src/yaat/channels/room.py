@@ -190,6 +190,8 @@ class Room:
                 for member, offer in tuple(members.items()):
                     if member.client != sender:
                         offer(frame, key)
+        if self._early:
+            self._admit_level()
 
     def _encoded(self, format: Format, publication: Publication) -> Frame | None:  # noqa: A002
         try:
@@ -377,10 +379,21 @@ class Room:
     def _admit(self, member: Member) -> None:
         self._groups.setdefault(member.format, {})[member] = member.offer
 
+    def _admit_level(self) -> None:
+        """Let those listen who have read as far as has come in live by now."""
+        for member, position in tuple(self._early.items()):
+            if position == self.position:
+                del self._early[member]
+                self._admit(member)
+
     def _promote(self, publication: Publication) -> None:
         """Let those listen who have not read this publication yet."""
         for member, position in tuple(self._early.items()):
-            if publication.offset and not _is_seen(publication, position):
+            if not publication.offset:  # it has no place in their order
+                frame = self._encoded(member.format, publication)
+                if frame is not None:
+                    member.offer(frame)
+            elif not _is_seen(publication, position):
                 del self._early[member]
                 self._admit(member)
                 if (publication.prev, publication.epoch) != position:
