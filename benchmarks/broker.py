@@ -208,7 +208,7 @@ def rows() -> list[Row]:
     }
     return [
         Row("The broker alone, one subscriber", 1, alone),
-        *(Row(f"A channel, {number} subscribers", number, whole) for number in (0, 1, 10)),
+        *(Row(f"A channel, subscribers: {number}", number, whole) for number in (0, 1, 10)),
     ]
 
 

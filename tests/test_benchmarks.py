@@ -393,7 +393,9 @@ def test_publishing_in_process_is_measured() -> None:
         "Litestar's MemoryChannelsBackend",
     ]
     for number in (0, 1, 10):
-        section = printed.partition(f"### A channel, {number} subscribers")[2].partition("###")[0]
+        section = printed.partition(f"### A channel, subscribers: {number}\n")[2].partition("###")[
+            0
+        ]
         assert names(section) == ["Yaat", "broadcaster (no history)", "Litestar"]
     assert "the broker alone takes " in printed
 

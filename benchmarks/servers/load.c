@@ -22,9 +22,9 @@
  * published and not yet with every receiver. What the server sends has to be the same for all
  * receivers, byte by byte, in whole frames, and no more than was published; it is written to the
  * file STREAM, for whoever looks at what it says. Deliveries are counted, and timed is a publication
- * until the last receiver has it. With a LEAST, all this is done once more, for that many
- * publications if there is time for them before the server sends pings, with one more connection to
- * PATH, which is in and then reads nothing; what came of it is told too: the memory of the server's
+ * until the last receiver has it. With a LEAST, there are that many publications at least, if there
+ * is time for them before the server sends pings; and all is done once more, with one more connection
+ * to PATH, which is in and then reads nothing. What came of it is told too: the memory of the server's
  * processes when it came and at the end, how many publications it finds when it reads again, and the
  * code of the close frame behind them.
  *
@@ -677,7 +677,7 @@ static uint64_t published, complete; /* the text that says who is in counts as o
 static int *missing;               /* receivers that have not got it yet, of what is in flight */
 static int64_t *published_at;
 static int receiver_count, patience = LOST_AFTER;
-static int64_t first_ping;         /* from then on there may be pings, which each has its own of */
+static int64_t last_moment;        /* soon there may be pings, which each has its own of */
 
 static void *grown(void *memory, size_t *room, size_t wanted, size_t item)
 {
@@ -836,11 +836,10 @@ static int publisher(void)
 static void publish_on(int fd, struct epoll_event *events, char **times_told, unsigned least)
 {
     uint64_t enough = published + least;
-    patience = least ? STALLED_AFTER : LOST_AFTER;
     begin(times_told[0], times_told[1]);
     publish(fd, window);
     while (complete < published) {
-        unfinished = published < enough && nanoseconds(CLOCK_MONOTONIC) < first_ping;
+        unfinished = published < enough && nanoseconds(CLOCK_MONOTONIC) < last_moment;
         bool ends_now = over();
         listen_once(events, !ends_now);
         unsigned places = window - (published - complete);
@@ -918,7 +917,7 @@ static void print_stalled(int fd, uint64_t since, int64_t before)
 static void fanout(char **arguments)
 {
     unsigned least = atoi(arguments[7]);
-    first_ping = nanoseconds(CLOCK_MONOTONIC) + PINGLESS * 1000000000LL;
+    int64_t entered = nanoseconds(CLOCK_MONOTONIC);
     receiver_count = atoi(arguments[2]);
     window = atoi(arguments[3]);
     struct receiver *all = allocated(receiver_count * sizeof *all);
@@ -933,9 +932,12 @@ static void fanout(char **arguments)
     while (complete < published)
         listen_once(events, false);
     int fd = publisher();
-    publish_on(fd, events, arguments + 5, 0);
+    last_moment = entered + PINGLESS / 2 * 1000000000LL;
+    publish_on(fd, events, arguments + 5, least);
     if (least) {
         fflush(stdout); /* should the rest fail */
+        last_moment = entered + PINGLESS * 1000000000LL;
+        patience = STALLED_AFTER;
         uint64_t since = published;
         int64_t before = resident();
         int still = stalled();
