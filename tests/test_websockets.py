@@ -1709,6 +1709,21 @@ async def test_who_receives_while_another_task_closes_hears_of_the_end(serve: Se
     assert receiving[-1] is False
 
 
+@pytest.mark.usefixtures("on_granian")
+async def test_who_is_cut_there_is_not_listened_to(serve: Serving) -> None:
+    """Not until its close has left."""
+    server, websocket, receiving = await granians(serve)
+    websocket.outbox.end(1013, "reads too slowly")
+    await settled()
+    assert server.sent[-1] == {
+        "type": "websocket.close",
+        "code": 1013,
+        "reason": "reads too slowly",
+    }
+    assert (receiving[-1], server.reading) == (False, False)
+    await websocket._end_outbox()
+
+
 # Waiting for the end
 
 
