@@ -291,6 +291,15 @@ async def test_a_reader_takes_what_it_is_offered_and_brought() -> None:
     assert subscriber.client is None
 
 
+async def test_a_reader_of_events_has_no_position_to_lose() -> None:
+    subscriber = reading(form=EVENTS)
+    subscriber.lose(PositionLost("room:1"))
+    waiting = asyncio.create_task(subscriber.wait())
+    await idle()
+    assert not waiting.done()
+    waiting.cancel()
+
+
 async def test_a_reader_of_events_is_brought_no_publications() -> None:
     subscriber = reading(form=EVENTS)
     for publication in made("a"):

@@ -708,3 +708,27 @@ async def test_who_is_cancelled_while_going_is_gone(turns: int) -> None:
         await idle()
         assert here.broker.present[ROOM] == {}
         assert here.events == [("join", "a"), ("leave", "a")]
+
+
+@in_no_time
+async def test_closing_takes_along_who_is_there_if_the_broker_lets_it() -> None:
+    async with place() as here:
+        listener = await here.listener()
+        await here.node.arrive(ROOM, ALICE)
+        here.broker.fail("presence_remove", down())
+        await here.node.close()
+        assert here.broker.count("close") == 1
+        listener.leave(here.node)
+
+
+@pytest.mark.parametrize(
+    ("broker", "channels", "wanted"),
+    [
+        (5, None, "a URL or a Broker"),
+        (ScriptedBroker, None, "a URL or a Broker"),
+        (None, {"room": KEPT}, r"Channels\(\{\.\.\.\}\), not a dict"),
+    ],
+)
+def test_what_a_node_is_made_of(broker: Any, channels: Any, wanted: str) -> None:
+    with pytest.raises(TypeError, match=wanted):
+        Node(broker, channels)

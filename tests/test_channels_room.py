@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted import idle, in_scripted_time
 from scripted_broker import EPOCH, PATIENCE, ScriptedBroker, down, in_no_time
 from yaat.brokers.contract import Position, Publication
-from yaat.channels.formats import AS_PUBLISHED
+from yaat.channels.formats import AS_PUBLISHED, EVENTS
 from yaat.channels.members import Subscriber
 from yaat.channels.options import ChannelOptions
 from yaat.channels.room import HELD, HELD_BYTES, TRIES, Held, Room
@@ -887,6 +887,18 @@ async def test_who_has_read_further_than_what_came_in() -> None:
     house.say("d", "e")
     assert member.texts == ["1:a", "2:b", "3:c", "0:flash", "4:d", "5:e"]
     assert other.texts == ["1:a", "2:b", "0:flash", "3:c", "4:d", "5:e"]
+
+
+@in_no_time
+async def test_who_has_read_further_and_is_told_of_no_such_thing() -> None:
+    house = await opened()
+    late = house.lose("a", "b", "c")
+    subscriber = Subscriber(EVENTS, 10_000)
+    await house.room.catch_up(subscriber, Position(0, EPOCH), 0)
+    house.broker.flash(ROOM, "flash")  # of which its format does not tell
+    house.bring(late[0])
+    assert subscriber.take() is None
+    assert subscriber in house.room.members
 
 
 @in_no_time

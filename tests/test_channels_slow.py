@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from apps.channels import BUDGET
+from apps.budgets import BUDGET
 from apps.channels_peer import Rooms, done, joined, number, numbers, order, sleep, wake
 from clients import SocketClient
 from served import closed, read_all

@@ -1697,29 +1697,6 @@ async def test_all_connections_hand_over_what_they_gathered() -> None:
     assert [len(stage.transport.writes) for stage in stages] == [1] * 3
 
 
-async def test_who_was_written_one_frame_in_a_turn_gets_the_next_at_once() -> None:
-    stage = await Stage().opened()
-    for turn, word in enumerate("abc"):
-        assert stage.protocol.write(in_text(word))
-        assert len(stage.transport.writes) == (turn + 1 if turn else 0), "the first one waits"
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-    assert stage.words == ["a", "b", "c"]
-
-
-async def test_more_than_one_frame_in_a_turn_leave_together_from_then_on() -> None:
-    stage = await Stage().opened()
-    written = list[int]()
-    for words in ("a", "b", "cde", "fg", "h", "ij"):
-        for word in words:
-            assert stage.protocol.write(in_text(word))
-        await asyncio.sleep(0)
-        written.append(len(stage.transport.writes))
-    assert stage.words == list("abcdefghij")
-    # Of "cde" the first is alone, since it was so before; of "ij" too, after "h".
-    assert written == [1, 2, 4, 5, 6, 8]
-
-
 async def test_no_more_than_so_many_messages_are_gathered() -> None:
     stage = await Stage().opened()
     words = [str(number) for number in range(2 * MOST_GATHERED + 1)]

@@ -210,7 +210,7 @@ async def test_items_of_the_scope_can_be_replaced_and_left_out() -> None:
         assert await ws.receive_text() == "it works without"
 
 
-ADDED = {"app", "router", "path_params", "yaat.websocket", "state"}
+ADDED = {"app", "router", "path_params", "yaat.hub", "yaat.websocket", "state"}
 
 
 async def test_what_was_agreed_on() -> None:

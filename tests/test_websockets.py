@@ -2708,6 +2708,7 @@ def member(websocket: WebSocket, name: str = "room", slow: str = "cut", most: in
 
 async def test_the_outbox_is_one(serve: Serving) -> None:
     _, websocket = await serve.open()
+    await websocket._end_outbox()  # there is none, and nothing to end
     assert websocket.outbox is websocket.outbox
     assert websocket.outbox.is_open
 

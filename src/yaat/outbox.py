@@ -312,8 +312,8 @@ class Outbox:
 
     def leave(self, share: "Share") -> None:
         """Give up a share. What waits still leaves; with the last one the writer then ends."""
-        if self._shares.pop(share.name, None) is share:
-            self.left_behind += share.waiting
+        del self._shares[share.name]
+        self.left_behind += share.waiting
         if not self._shares and self._idle is not None:
             _set(self._idle)
 

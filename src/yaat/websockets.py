@@ -459,11 +459,10 @@ class WebSocket(HTTPConnection):
 
         It is not the handler that closed: what it sends finds that the peer has left.
         """
-        if self._cut_with is None:
-            self._cut_with = code, reason
-            self._cutting = asyncio.create_task(self._cut_off(code, reason), name="yaat cut")
-            _cuttings.add(self._cutting)
-            self._cutting.add_done_callback(_cuttings.discard)
+        self._cut_with = code, reason
+        self._cutting = asyncio.create_task(self._cut_off(code, reason), name="yaat cut")
+        _cuttings.add(self._cutting)
+        self._cutting.add_done_callback(_cuttings.discard)
 
     async def _cut_off(self, code: int, reason: str) -> None:
         """Close, and end a handler that waits for a peer which does not answer."""

@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from apps.budgets import BUDGET, ROOMY
 from apps.reporting import KEY, Reporting, report
 from yaat import (
     POSITIONED,
@@ -44,9 +45,6 @@ from yaat.types import ASGIApp, Message, Receive, Scope, Send
 
 SECRET = "the detail that nobody may see"
 
-BUDGET = 65_536
-"""How many bytes may wait for a member of a room whose policy is tested."""
-ROOMY = 64 * 2**20
 
 # A room is given up soon, so that those who come are often the first again.
 vars(node)["LINGER"] = 0.05

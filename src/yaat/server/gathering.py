@@ -23,27 +23,18 @@ class Gathering:
     each would cost as much as gathering.
     """
 
-    __slots__ = ("_connections", "_is_due", "turn")
+    __slots__ = ("_connections",)
 
     def __init__(self) -> None:
         self._connections: list[Flushable] = []
-        self._is_due = False
-        self.turn = 0  # which one it is, of those in which somebody has sent
 
     def add(self, connection: Flushable, loop: asyncio.AbstractEventLoop) -> None:
         """Flush `connection` when all else that is to run in this turn of the loop has run."""
-        self.count(loop)
+        if not self._connections:
+            loop.call_soon(self._flush)
         self._connections.append(connection)
 
-    def count(self, loop: asyncio.AbstractEventLoop) -> None:
-        """See to it that `turn` is another one when this turn of the loop has ended."""
-        if not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._flush)
-
     def _flush(self) -> None:
-        self._is_due = False
-        self.turn += 1
         connections, self._connections = self._connections, []
         for connection in connections:
             try:

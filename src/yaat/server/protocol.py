@@ -155,7 +155,6 @@ class WebSocketProtocol(asyncio.Protocol):
         "_heard",
         "_idle",
         "_in_a_row",
-        "_is_alone",
         "_leave",
         "_loop",
         "_on_loss",
@@ -176,7 +175,6 @@ class WebSocketProtocol(asyncio.Protocol):
         "_waited",
         "_waiter",
         "_window",
-        "_written_in",
     )
 
     _transport: asyncio.Transport
@@ -227,10 +225,6 @@ class WebSocketProtocol(asyncio.Protocol):
         self._gathering: Gathering = gathering(self._loop)
         self._gathered: list[bytes] = []
         self._in_a_row = 0
-        # Whether in each of the last turns one frame was written and no more: then the next one
-        # need not wait for another to leave with it (7 % less time for it, measured).
-        self._is_alone = False
-        self._written_in = -1
         self._turns = Turns()
         self._blocked = False
         self._ping: Ping | None = None
@@ -669,7 +663,6 @@ class WebSocketProtocol(asyncio.Protocol):
         if len(gathered) == 1:
             self._transport.write(gathered.pop())
         elif gathered:
-            self._is_alone = False
             data = b"".join(gathered)
             gathered.clear()
             self._transport.write(data)
@@ -688,16 +681,9 @@ class WebSocketProtocol(asyncio.Protocol):
             return False
         data = frame.encodings.get(self._window) or self._encoded(frame)
         self._quiet = 0
-        gathered, gathering = self._gathered, self._gathering
+        gathered = self._gathered
         if not gathered:
-            turn = gathering.turn
-            if self._is_alone and self._written_in != turn:
-                self._written_in = turn
-                gathering.count(self._loop)
-                self._transport.write(data)
-                return True
-            self._is_alone = self._written_in != turn
-            gathering.add(self, self._loop)
+            self._gathering.add(self, self._loop)
         gathered.append(data)
         if len(data) >= LONG or len(gathered) >= MOST_GATHERED:
             self.flush()
