@@ -211,7 +211,10 @@ async def test_whoever_is_told_may_change_who_is_told(make: Make) -> None:
     assert [each.data for each in second.heard["a"]] == ["1"]
 
 
-async def test_who_fails_to_take_it_is_logged(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("size", [0, 100])
+async def test_who_fails_to_take_it_is_logged(
+    make: Make, caplog: pytest.LogCaptureFixture, size: int
+) -> None:
     space = new_space()
     first, second = await make(space), await make(space)
     for node in (first, second):
@@ -222,8 +225,8 @@ async def test_who_fails_to_take_it_is_logged(make: Make, caplog: pytest.LogCapt
 
     first.listener = fail
     with caplog.at_level(logging.ERROR, "yaat.broker"):
-        await first.publish("a", 1)
-        await first.publish("a", 2)
+        await first.publish("a", 1, size=size)
+        await first.publish("a", 2, size=size)
     assert [each.data for each in second.heard["a"]] == ["1", "2"]
     assert [record.getMessage() for record in caplog.records] == [
         "a publication could not be delivered"

@@ -41,6 +41,8 @@ SWEEP: Final = 1.0
 _tuple: Final[Any] = tuple.__new__
 """Makes a named tuple in a third of the time that its own constructor takes: 0.1 us, not 0.3."""
 
+FAILED: Final = "a publication could not be delivered"
+
 CROWDED: Final = 16
 """How many channels are looked at for one that nobody listens to, when there are too many."""
 
@@ -435,19 +437,23 @@ class _Space:
             check_name(channel)
             self._send_out(channel, Publication(content, 0, "", 0, self.now))
             return Published(*NOWHERE)
-        history = self.histories.channels.get(channel)
+        histories = self.histories
+        history = histories.channels.get(channel)
         if history is None or not history.kept:
             history = self.history(channel)
             self._expect(history.used + ttl, channel, is_presence=False)
         else:  # the same as `history` does, without a call
-            self.histories.channels.move_to_end(channel)
+            histories.channels.move_to_end(channel)
             history.used = self.clock() + self._since_1970
-        prev = history.offset
+        prev, epoch = history.offset, history.epoch
         history.offset = offset = prev + 1
-        epoch = history.epoch
         publication = _tuple(Publication, (content, offset, epoch, prev, history.used))
-        self.histories.keep(history, publication, size, ttl)
-        self._send_out(channel, publication)
+        histories.keep(history, publication, size, ttl)
+        for node in self.listeners.get(channel, ()):  # as `_send_out`, without a call
+            try:
+                node.deliver(channel, publication)  # type: ignore[misc] # who listens has started
+            except Exception:
+                logger.exception(FAILED)
         published: Published = _tuple(Published, (offset, epoch, False))
         return published
 
@@ -470,7 +476,7 @@ class _Space:
             try:
                 node.deliver(channel, publication)  # type: ignore[misc] # who listens has started
             except Exception:
-                logger.exception("a publication could not be delivered")
+                logger.exception(FAILED)
 
     # What is remembered, and for how long
 
