@@ -115,7 +115,7 @@ async def yaat_broker(_number: int) -> AsyncIterator[Turn]:
             raise WrongAnswerError(f"{count} were published, {came} came")
 
     content = Content("text", TEXT.encode())
-    await broker.start(take, lambda _state: None)
+    await broker.start(take, lambda _state: None, lambda _channels: None)
     await broker.subscribe(NAME)
     yield turn
     await broker.close()

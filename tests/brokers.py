@@ -15,6 +15,7 @@ from scripted import Clock
 from yaat.brokers.contract import (
     Broker,
     Content,
+    OnMissed,
     OnPublication,
     OnState,
     Position,
@@ -140,7 +141,9 @@ class DistantBroker(MemoryBroker):
         self._begun = 0.0
         self._coming: deque[tuple[str, Publication]] = deque()
 
-    async def start(self, on_publication: OnPublication, on_state: OnState) -> None:
+    async def start(
+        self, on_publication: OnPublication, on_state: OnState, on_missed: OnMissed
+    ) -> None:
         loop = asyncio.get_running_loop()
 
         def arrive() -> None:
@@ -160,7 +163,7 @@ class DistantBroker(MemoryBroker):
             else:
                 arrive()
 
-        await self._far("start", lambda: MemoryBroker.start(self, deliver, on_state))
+        await self._far("start", lambda: MemoryBroker.start(self, deliver, on_state, on_missed))
 
     async def _far(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         self.calls[name] += 1
@@ -219,6 +222,7 @@ class Node:
     Attributes:
         heard: The publications that came live, by channel, in order.
         states: What `on_state` was told, in order.
+        missed: What `on_missed` was told, in order.
         listener: Called with each publication after it was noted.
     """
 
@@ -226,11 +230,16 @@ class Node:
         self.broker = broker
         self.heard: defaultdict[str, list[Publication]] = defaultdict(list)
         self.states: list[str] = []
+        self.missed: list[set[str]] = []
         self.listener: Callable[[str, Publication], object] = lambda *_: None
         self._news = asyncio.Event()
 
     async def start(self) -> None:
-        await self.broker.start(self._on_publication, self.states.append)
+        await self.broker.start(
+            self._on_publication,
+            self.states.append,
+            lambda channels: self.missed.append(set(channels)),
+        )
 
     def _on_publication(self, channel: str, publication: Publication) -> None:
         self.heard[channel].append(publication)

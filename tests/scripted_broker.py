@@ -14,6 +14,7 @@ from yaat.brokers.contract import (
     NOWHERE,
     Broker,
     Content,
+    OnMissed,
     OnPublication,
     OnState,
     Position,
@@ -66,6 +67,7 @@ class ScriptedBroker(Broker):
         self.loses = False
         self.deliver: OnPublication | None = None
         self.tell_state: OnState | None = None
+        self.tell_missed: OnMissed | None = None
         self._gates: dict[str, asyncio.Event] = {}
         self._awaited: dict[str, asyncio.Future[None]] = {}
         self._failures: defaultdict[str, deque[BaseException]] = defaultdict(deque)
@@ -148,9 +150,12 @@ class ScriptedBroker(Broker):
             await self._gates[operation].wait()
         return answer
 
-    async def start(self, on_publication: OnPublication, on_state: OnState) -> None:
+    async def start(
+        self, on_publication: OnPublication, on_state: OnState, on_missed: OnMissed
+    ) -> None:
         await self._do("start", "", lambda: None)
         self.deliver, self.tell_state = on_publication, on_state
+        self.tell_missed = on_missed
 
     async def close(self) -> None:
         self.deliver = None

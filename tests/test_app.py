@@ -804,11 +804,11 @@ class Door(MemoryBroker):
         self._log = log
         self._fails = fails
 
-    async def start(self, on_publication: Any, on_state: Any) -> None:
+    async def start(self, on_publication: Any, on_state: Any, on_missed: Any) -> None:
         self._log.append("open")
         if self._fails:
             raise BrokerUnavailable("nobody is there")
-        await super().start(on_publication, on_state)
+        await super().start(on_publication, on_state, on_missed)
 
     async def close(self) -> None:
         self._log.append("close")

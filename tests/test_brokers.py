@@ -1100,7 +1100,7 @@ async def test_nodes_are_two_though_they_call_the_same_function(server: Server) 
     brokers = [server.node(), server.node()]
     try:
         for broker in brokers:
-            await broker.start(note, lambda _: None)
+            await broker.start(note, lambda _: None, lambda _: None)
             await broker.subscribe("a")
         await brokers[0].publish("a", text("x"), size=10, ttl=10.0)
         async with asyncio.timeout(5):

@@ -669,7 +669,7 @@ async def test_two_nodes_may_tell_the_same_function() -> None:
     space = new_space()
     first, second = MemoryBroker(space), MemoryBroker(space)
     for broker in (first, second):
-        await broker.start(note, lambda _: None)
+        await broker.start(note, lambda _: None, lambda _: None)
         await broker.subscribe("a")
     await first.publish("a", text(1), size=0, ttl=1)
     assert len(heard) == 2
@@ -743,7 +743,7 @@ async def test_a_space_belongs_to_one_event_loop(make: Make) -> None:
 
     def elsewhere() -> str:
         async def start() -> None:
-            await MemoryBroker(space).start(lambda *_: None, lambda _: None)
+            await MemoryBroker(space).start(lambda *_: None, lambda _: None, lambda _: None)
 
         with pytest.raises(UsageError) as caught:
             asyncio.run(start())

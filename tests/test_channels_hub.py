@@ -79,13 +79,13 @@ class Slow(MemoryBroker):
         self.failures = failures
         self.starts = 0
 
-    async def start(self, on_publication: Any, on_state: Any) -> None:
+    async def start(self, on_publication: Any, on_state: Any, on_missed: Any) -> None:
         self.starts += 1
         await asyncio.sleep(0)
         if self.failures:
             self.failures -= 1
             raise BrokerUnavailable("nobody is there", retry_in=1.0)
-        await super().start(on_publication, on_state)
+        await super().start(on_publication, on_state, on_missed)
 
 
 async def test_the_first_uses_start_it_once() -> None:

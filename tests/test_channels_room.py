@@ -104,7 +104,9 @@ class House:
         task.add_done_callback(self.tasks.discard)
 
     async def open(self) -> "House":
-        await self.broker.start(lambda _, each: self.room.take(each), lambda _: None)
+        await self.broker.start(
+            lambda _, each: self.room.take(each), lambda _: None, lambda _: None
+        )
         self.room.uses += 1
         await self.room.open()
         return self

@@ -9,6 +9,8 @@ from yaat import exceptions
 from yaat.exceptions import (
     ArgumentError,
     BrokerError,
+    BrokerRefused,
+    BrokerTimeout,
     BrokerUnavailable,
     ChannelError,
     ChannelNameError,
@@ -43,7 +45,9 @@ TREE = [
     (ChannelNameError, ChannelError, (ValueError,), 1008, 400),
     (PositionLost, ChannelError, (), 4010, 409),
     (BrokerError, YaatError, (), 1013, 503),
+    (BrokerRefused, BrokerError, (), 1013, 503),
     (BrokerUnavailable, BrokerError, (), 1013, 503),
+    (BrokerTimeout, BrokerUnavailable, (BrokerError,), 1013, 503),
 ]
 
 

@@ -231,7 +231,7 @@ class Rooms(RuleBasedStateMachine):
             DistantBroker(space, *lag, clock=self.loop.time, once_ttl=ONCE_TTL) for lag in lags
         ]
         self.hubs = [Hub(broker, CHANNELS) for broker in self.brokers]
-        self.loop.run_until_complete(self.witness.start(self.see, lambda _: None))
+        self.loop.run_until_complete(self.witness.start(self.see, lambda _: None, lambda _: None))
         for name in NAMES:
             self.loop.run_until_complete(self.witness.subscribe(name))
 

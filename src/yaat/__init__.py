@@ -15,6 +15,8 @@ from yaat.constants import WebSocketCloseEvent
 from yaat.endpoint import Endpoint, WebSocketEndpoint
 from yaat.exceptions import (
     BrokerError,
+    BrokerRefused,
+    BrokerTimeout,
     BrokerUnavailable,
     ChannelError,
     HTTPException,
@@ -43,6 +45,8 @@ __all__ = [
     "POSITIONED",
     "RAW",
     "BrokerError",
+    "BrokerRefused",
+    "BrokerTimeout",
     "BrokerUnavailable",
     "Channel",
     "ChannelError",

@@ -14,8 +14,10 @@
     ├── ChannelError                        a channel cannot give what was asked of it        1008
     │   ├── ChannelNameError (also ValueError)   no channel can have this name                1008
     │   └── PositionLost                    history does not reach back: a resume is impossible 4010
-    └── BrokerError                         what carries the channels does not answer         1013
+    └── BrokerError                         what carries the channels did not do it           1013
+        ├── BrokerRefused                   it is there, and says no
         └── BrokerUnavailable               it cannot be reached
+            └── BrokerTimeout               it does not answer
 
 `WebSocketDisconnect(code, reason)`, `WebSocketException(code, reason)` and `HTTPException` are
 Starlette's own classes: what a handler or a middleware written for Starlette catches or raises
@@ -28,6 +30,8 @@ from starlette.websockets import WebSocketDisconnect
 __all__ = [
     "ArgumentError",
     "BrokerError",
+    "BrokerRefused",
+    "BrokerTimeout",
     "BrokerUnavailable",
     "ChannelError",
     "ChannelNameError",
@@ -198,3 +202,11 @@ class BrokerUnavailable(BrokerError):  # noqa: N818 - the word for what it is
         super().__init__(reason)
         self.maybe_published = maybe_published
         self.retry_in = retry_in
+
+
+class BrokerTimeout(BrokerUnavailable):
+    """The broker did not answer in time. What was asked of it may be done all the same."""
+
+
+class BrokerRefused(BrokerError):  # noqa: N818 - the word for what it is
+    """The broker is there and says no: it is full, or denies it. Nothing was published."""

@@ -22,7 +22,7 @@ history, or else a channel that falls quiet would change its epoch under those w
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -164,7 +164,8 @@ class PresenceStats:
 
 
 OnPublication = Callable[[str, Publication], object]
-OnState = Callable[[Literal["up", "down", "resynced"]], object]
+OnState = Callable[[Literal["up", "down"]], object]
+OnMissed = Callable[[Collection[str]], object]
 
 
 class Broker(ABC):
@@ -175,14 +176,18 @@ class Broker(ABC):
     """
 
     @abstractmethod
-    async def start(self, on_publication: OnPublication, on_state: OnState) -> None:
+    async def start(
+        self, on_publication: OnPublication, on_state: OnState, on_missed: OnMissed
+    ) -> None:
         """Connect.
 
         Args:
             on_publication: Called with the channel and the publication, for each in the channels
                 that are subscribed to. It must not block; what it raises is logged and no more.
-            on_state: Called with `"up"`, `"down"`, or `"resynced"`: what was missed while it was
-                down has been brought.
+            on_state: Called with `"up"` when all that is subscribed to will come, and with `"down"`
+                when something may not come any more: of each the first time only.
+            on_missed: Called with channels that are subscribed to again, after something may not
+                have come: who stands there looks into the history.
 
         Raises:
             BrokerUnavailable: It cannot be reached.

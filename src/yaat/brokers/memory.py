@@ -16,6 +16,7 @@ from yaat.brokers.contract import (
     NOWHERE,
     Broker,
     Content,
+    OnMissed,
     OnPublication,
     OnState,
     Position,
@@ -98,7 +99,12 @@ class MemoryBroker(Broker):
         self._max_payload: Final = max_payload
         self.deliver: OnPublication | None = None  # for the space; None while it is not started
 
-    async def start(self, on_publication: OnPublication, on_state: OnState) -> None:
+    async def start(
+        self,
+        on_publication: OnPublication,
+        on_state: OnState,
+        on_missed: OnMissed,  # noqa: ARG002 - nothing is ever missed
+    ) -> None:
         """Join the space. What is published there comes by the loop that calls this.
 
         Raises:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final
 
 from yaat.brokers import open_broker
@@ -72,7 +72,9 @@ class Node:
             self._forget()
         self._loop = loop
         if self._starting is None or _has_failed(self._starting):
-            self._starting = self._begin(self.broker.start(self._deliver, self._note_state))
+            self._starting = self._begin(
+                self.broker.start(self._deliver, self._note_state, self._note_missed)
+            )
         starting = self._starting
         await _outcome(starting)
         if self._starting is starting:  # else it has been closed meanwhile
@@ -148,6 +150,9 @@ class Node:
 
     def _note_state(self, state: str) -> None:
         logger.debug("the broker is %s", state)
+
+    def _note_missed(self, channels: Collection[str]) -> None:
+        logger.debug("something may be missing in %d channels", len(channels))
 
     # Rooms
 
