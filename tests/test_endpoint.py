@@ -1120,14 +1120,15 @@ async def test_a_cancelled_connection_leaves_its_scope() -> None:
 
 
 class Reluctant(Wire):
-    """A server that takes a publication when it is let."""
+    """A server that takes a publication, or another type of message, when it is let."""
 
-    def __init__(self, *incoming: Message, **scope: Any) -> None:
+    def __init__(self, *incoming: Message, holds: str = "websocket.send", **scope: Any) -> None:
         super().__init__(*incoming, **scope)
+        self.holds = holds
         self.room = asyncio.Event()
 
     async def send(self, message: Message) -> None:
-        if message["type"] == "websocket.send":
+        if message["type"] == self.holds:
             await self.room.wait()
         await super().send(message)
 
@@ -1225,3 +1226,74 @@ async def test_a_channel_cuts_a_handler_that_sends() -> None:
     await wire.serve(Endpoint(handler))
     assert wire.words[-1] == ("close", 1013, "reads too slowly")
     assert wire.heard == [("opened",), ("closed", 1013, "reads too slowly")]
+
+
+@pytest.mark.parametrize("end", ["returns", "sends", "is cancelled"])
+async def test_the_close_of_a_cut_is_handed_over_before_the_application_returns(end: str) -> None:
+    """A server that is left before closes by itself, with another code."""
+    wire, is_cut = Reluctant(holds="websocket.close"), asyncio.Event()
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        share = Share(websocket.outbox, "room", "cut", 1)
+        assert [share.offer(frame) for frame in FRAMES[:2]] == [True, False]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        is_cut.set()
+        if end == "sends":
+            await websocket.send_text("too late")
+        if end == "is cancelled":
+            await asyncio.Event().wait()
+
+    serving = asyncio.create_task(wire.serve(Endpoint(handler)))
+    await is_cut.wait()
+    if end == "is cancelled":
+        serving.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not serving.done()
+    wire.room.set()
+    await asyncio.wait((serving,))
+    assert serving.cancelled() is (end == "is cancelled")
+    assert wire.words == [ACCEPT, ("close", 1013, "reads too slowly")]
+    assert wire.heard == [("opened",), ("closed", 1013, "reads too slowly")]
+
+
+async def test_the_close_of_a_cut_is_not_waited_for_without_end(log: Log) -> None:
+    wire = Reluctant(holds="websocket.close", **{"yaat.policy": Policy(close_timeout=0.05)})
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        share = Share(websocket.outbox, "room", "cut", 1)
+        assert [share.offer(frame) for frame in FRAMES[:2]] == [True, False]
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    await wire.serve(Endpoint(handler))
+    assert wire.words == [ACCEPT]
+    assert wire.heard == [("opened",), ("closed", 1013, "reads too slowly")]
+    assert {record.levelname for record in log.records} == {"WARNING"}
+
+
+async def test_the_close_of_a_cut_that_does_not_leave_does_not_hold_who_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(yaat.endpoint, "FAREWELL", 0.01)
+    wire = Reluctant(holds="websocket.close", **{"yaat.policy": Policy(close_timeout=3600)})
+    is_cut = asyncio.Event()
+
+    async def handler(websocket: WebSocket) -> None:
+        await websocket.accept()
+        share = Share(websocket.outbox, "room", "cut", 1)
+        assert [share.offer(frame) for frame in FRAMES[:2]] == [True, False]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        is_cut.set()
+        await asyncio.Event().wait()
+
+    serving = asyncio.create_task(wire.serve(Endpoint(handler)))
+    await is_cut.wait()
+    serving.cancel()
+    await asyncio.wait((serving,), timeout=20)
+    assert serving.cancelled()
+    assert wire.words == [ACCEPT]

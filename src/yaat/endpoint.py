@@ -349,10 +349,13 @@ def _tell_ended(websocket: WebSocket, reason: str) -> None:
 
 async def _end(websocket: WebSocket, ending: _Ending) -> None:
     state = websocket.application_state
-    if state is WebSocketState.CONNECTED and websocket._lost is not None:
+    is_cut = websocket._cut_with is not None
+    if (is_cut or state is WebSocketState.CONNECTED) and websocket._lost is not None:
         return  # the usual end: the peer closed, and there is nobody to close to
     with contextlib.suppress(WebSocketDisconnect):
-        if state is WebSocketState.CONNECTED:
+        # Of a cut the close may be on its way, and a server that we leave before it has taken it
+        # closes by itself (granian, with 1005): this one waits for its turn behind it.
+        if is_cut or state is WebSocketState.CONNECTED:
             await websocket.close(ending.code, _cut(ending.reason))
         elif state is WebSocketState.RESPONSE:
             await websocket.send({"type": RESPONSE_BODY})
