@@ -5,25 +5,40 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from yaat.brokers.contract import Broker
-from yaat.exceptions import ArgumentError
+from yaat.exceptions import ArgumentError, UsageError
 
 __all__ = ["Broker", "open_broker"]
 
-_MODULES: Final = {"memory": "memory"}
+_REDIS: Final = [
+    f"{name}{mode}"
+    for name in ("redis", "rediss", "valkey", "valkeys")
+    for mode in ("", "+sentinel", "+cluster")
+]
+_MODULES: Final = {"memory": "memory", "unix": "redis", **dict.fromkeys(_REDIS, "redis")}
+_EXTRAS: Final = {"redis": "hiredis"}
+"""What the module of a broker needs, and bears the name of the extra."""
 
 
 def open_broker(url: str) -> Broker:
     """Return a broker for `url`; it connects when it is started.
 
     Raises:
-        ArgumentError: No broker has this scheme, or it has no such option.
+        ArgumentError: No broker has this scheme, or it has no such option. What may be secret in
+            the URL is not quoted.
+        UsageError: Its driver is not installed.
     """
     try:
         scheme = urlsplit(url).scheme
-    except ValueError as error:
-        raise ArgumentError(f"{url!r} is no URL: {error}") from None
+    except ValueError:
+        raise ArgumentError("that is no URL: what is between :// and / cannot be read") from None
     if scheme not in _MODULES:
         known = ", ".join(f"{name}://" for name in _MODULES)
-        raise ArgumentError(f"no broker is known for {scheme or url!r}; there are: {known}")
-    broker: Broker = import_module(f"yaat.brokers.{_MODULES[scheme]}").from_url(url)
+        raise ArgumentError(f"no broker is known for {scheme!r}; there are: {known}")
+    module = _MODULES[scheme]
+    try:
+        broker: Broker = import_module(f"yaat.brokers.{module}").from_url(url)
+    except ModuleNotFoundError as error:
+        if error.name != _EXTRAS.get(module):
+            raise
+        raise UsageError(f"{scheme}:// needs {error.name}: pip install 'yaat[{module}]'") from error
     return broker

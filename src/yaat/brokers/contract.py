@@ -24,7 +24,7 @@ history, or else a channel that falls quiet would change its epoch under those w
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Self
 
 from yaat.exceptions import (
     ArgumentError,
@@ -173,7 +173,12 @@ class Broker(ABC):
 
     Every operation may raise `BrokerError`. One that got no answer says so
     (`BrokerUnavailable.maybe_published`); nothing is tried again by itself.
+
+    Attributes:
+        is_shared: Whether other processes hear what is published.
     """
+
+    is_shared: ClassVar[bool] = True
 
     @abstractmethod
     async def start(

@@ -69,6 +69,8 @@ class MemoryBroker(Broker):
         ArgumentError: A bound that is not above 0.
     """
 
+    is_shared = False
+
     def __init__(  # noqa: PLR0913 - each is one bound
         self,
         space: str = "",

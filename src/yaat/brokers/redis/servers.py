@@ -1,0 +1,447 @@
+"""Servers: which server has which part of the channels, and the two connections to each."""
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Final, NamedTuple
+
+from yaat.brokers.contract import OnState
+from yaat.brokers.redis.feed import Feed
+from yaat.brokers.redis.keys import Keys, slot_of, tags
+from yaat.brokers.redis.line import Backoff, Line
+from yaat.brokers.redis.settings import Address, Place, Settings, tls
+from yaat.brokers.redis.wire import (
+    AnswerError,
+    OnPush,
+    Wire,
+    as_broker_error,
+    connect,
+    dial,
+    identity_of,
+    log_in,
+)
+from yaat.exceptions import BrokerError, BrokerRefused, BrokerUnavailable
+from yaat.tasks import cancelled, failure_of
+
+logger = logging.getLogger("yaat.broker")
+
+AGAIN: Final = 60.0
+"""How often, in seconds, it is logged that the broker is still away."""
+
+BREATH: Final = 0.02
+"""How long, in seconds, between two looks, however many servers say that something has moved."""
+
+CLOSE: Final = 5.0
+"""How long, in seconds, closing may take."""
+
+SHARDED: Final = (7, 0)
+"""Since this version a cluster need not send every publication to all of its servers."""
+
+
+class Plan(NamedTuple):
+    """Which server has which partition.
+
+    Attributes:
+        servers: One for each partition.
+        is_sharded: Whether pub/sub is by slots (SPUBLISH).
+    """
+
+    servers: tuple[Address, ...]
+    is_sharded: bool = False
+
+
+class Finder:
+    """Finds out which server has which partition: asks those that the URL names, or one of them.
+
+    Args:
+        place: What the URL says.
+        settings: How to get in.
+        context: How to encrypt.
+    """
+
+    def __init__(self, place: Place, settings: Settings, context: ssl.SSLContext | None) -> None:
+        self._place = place
+        self._settings = settings
+        self._context = context
+        self._is_cluster = place.mode == "cluster"
+        self._known: tuple[Address, ...] = place.addresses  # of the cluster, those met last
+        self._sentinels = list(place.addresses)
+        self._single: Plan | None = None
+
+    @property
+    def may_change(self) -> bool:
+        """Whether the answer may be another one later."""
+        return self._place.mode == "sentinel" or self._is_cluster
+
+    async def find(self) -> Plan:
+        """Find it out.
+
+        Raises:
+            BrokerError: Nobody can say.
+        """
+        if self._is_cluster:
+            return await self._first(self._known, self._of_cluster)
+        if self._place.mode == "sentinel":
+            return await self._first(tuple(self._sentinels), self._of_sentinel)
+        if self._single is None:
+            address = self._place.addresses[0]
+            wire = await connect(address, self._settings, self._context)
+            wire.end()
+            if wire.identity.is_cluster:
+                self._is_cluster = True
+                return await self.find()
+            self._single = Plan((address,))
+        return self._single
+
+    async def _first(
+        self, addresses: Iterable[Address], ask: Callable[[Address], Awaitable[Plan]]
+    ) -> Plan:
+        """Return what the first one says that can say it."""
+        why: list[str] = []
+        for address in addresses:
+            try:
+                return await ask(address)
+            except AnswerError as error:
+                why.append(f"{address}: {as_broker_error(error)}")
+            except BrokerError as error:
+                why.append(str(error))
+        raise BrokerUnavailable(
+            f"nobody says who has the channels of {self._place}: " + "; ".join(why)
+        )
+
+    async def _of_sentinel(self, address: Address) -> Plan:
+        settings = self._settings
+        wire = await dial(address, settings, self._context)
+        try:
+            await log_in(wire, settings.sentinel_username, settings.sentinel_password)
+            service = self._place.service
+            master = await wire.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
+        finally:
+            wire.end()
+        if not master:
+            raise BrokerUnavailable(f"the sentinel {address} knows no service {service!r}")
+        self._sentinels.remove(address)
+        self._sentinels.insert(0, address)  # who answered is asked first
+        return Plan((Address(master[0].decode(), int(master[1])),))
+
+    async def _of_cluster(self, address: Address) -> Plan:
+        settings = self._settings
+        wire = await dial(address, settings, self._context)
+        try:
+            await log_in(wire, settings.username, settings.password)
+            info = await wire.call("INFO", "server")
+            ranges = await wire.call("CLUSTER", "SLOTS")
+        finally:
+            wire.end()
+        plan, self._known = self._planned(ranges, address)
+        return plan._replace(is_sharded=identity_of(info).version >= SHARDED)
+
+    def _planned(self, ranges: list[Any], asked: Address) -> tuple[Plan, tuple[Address, ...]]:
+        """Return who has what, and all who are there, the masters first."""
+        masters: dict[range, Address] = {}
+        others: list[Address] = []
+        for first, last, *nodes in ranges:
+            master, *replicas = (_node(node, asked) for node in nodes)
+            masters[range(first, last + 1)] = master
+            others += replicas
+        servers: list[Address] = []
+        for tag in tags(self._settings.partitions):
+            slot = slot_of(tag)
+            found = next((master for slots, master in masters.items() if slot in slots), None)
+            if found is None:
+                raise BrokerUnavailable(f"{asked}: no server of the cluster has slot {slot}")
+            servers.append(found)
+        known = dict.fromkeys((*masters.values(), *others, *self._place.addresses))
+        return Plan(tuple(servers)), tuple(known)
+
+
+def _node(told: list[Any], asked: Address) -> Address:
+    """Return where a server of the cluster is. One that does not know its own name is the asked."""
+    host, port, *_ = told
+    return Address(host.decode() if host else asked.host, port)
+
+
+class Link:
+    """One server: the connection for commands, and the one by which publications come.
+
+    They are two, so that a server which ends the second, as too much waits for us, does not end
+    what is being published.
+    """
+
+    def __init__(self, address: Address, servers: "Servers") -> None:
+        self.address: Final = address
+        self.commands: Final = servers.line(address, None, self._nothing)
+        self.live: Final = servers.line(address, self._take, self._restore)
+        self._servers = servers
+        self._pulse: Final = asyncio.create_task(self._feel(), name="yaat broker pulse")
+        self._pulse.add_done_callback(failure_of)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether both are there."""
+        return self.commands.is_up and self.live.is_up
+
+    def _take(self, push: list[Any]) -> None:
+        if push[0] == b"sunsubscribe" and self.live.wire is not None:
+            # Unasked: a slot has gone elsewhere. What is subscribed is found out anew.
+            self.live.wire.end(f"{self.address} has given up a slot")
+        self._servers.feed.take(push)
+
+    async def _nothing(self, wire: Wire) -> None:
+        """Prepare a connection for commands: there is nothing to do."""
+
+    async def _restore(self, wire: Wire) -> None:
+        await self._servers.feed.restore(wire, self._servers.partitions(self.address))
+
+    async def _feel(self) -> None:
+        """Publish something to ourselves when nothing comes; if that does not come, begin anew.
+
+        A connection may look well and be dead: half open, or to a server that was replaced.
+        """
+        feed, wait = self._servers.feed, self._servers.settings.probe
+        while True:
+            wire = self.live.wire
+            before = wire.received if wire is not None else 0
+            await asyncio.sleep(wait)
+            if wire is None or wire.received != before or not self.is_up:
+                continue
+            with contextlib.suppress(BrokerError, AnswerError):
+                partition = self._servers.partitions(self.address)[0]
+                await feed.listen_to_pulse(wire, partition)
+                before = wire.received
+                await feed.beat(self.commands.get(), partition)
+                await asyncio.sleep(wait)
+                if wire.received == before:
+                    wire.end(f"{self.address} takes publications, but none of them comes back")
+
+    def close(self) -> set["asyncio.Task[None]"]:
+        """End it; return the tasks that end."""
+        self._pulse.cancel()
+        return {self.commands.close(), self.live.close(), self._pulse}
+
+
+class Servers:
+    """The servers of a broker. It keeps the connections to them, and looks where they are.
+
+    Args:
+        place: What the URL says.
+        settings: How to work.
+        feed: Where publications come in.
+        on_state: Told `"up"` and `"down"`.
+    """
+
+    def __init__(self, place: Place, settings: Settings, feed: Feed, on_state: OnState) -> None:
+        self.settings: Final = settings
+        self.feed: Final = feed
+        self.plan: Plan | None = None
+        self.is_up = False
+        self._keys: Keys | None = None
+        self._place: Final = place
+        self._context: Final = tls(place, settings)
+        self._finder: Final = Finder(place, settings, self._context)
+        self._on_state: Final = on_state
+        self._links: Final[dict[Address, Link]] = {}
+        self._loop: Final = asyncio.get_running_loop()
+        self._why: BrokerError = BrokerUnavailable(f"not yet connected to {place}")
+        self._decided: Final = asyncio.Event()  # whether the start succeeds
+        self._doubt: Final = asyncio.Event()
+        self._next_look: asyncio.Future[None] = self._loop.create_future()
+        self._next_try = 0.0
+        self._complaint: asyncio.TimerHandle | None = None
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self.run(self._keep())
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in a task that ends with this."""
+        task = self._loop.create_task(work, name="yaat broker servers")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(failure_of)
+
+    def line(
+        self,
+        address: Address,
+        on_push: OnPush | None,
+        prepare: Callable[[Wire], Awaitable[None]],
+    ) -> Line:
+        """Return a new line to a server."""
+        return Line(
+            lambda: connect(address, self.settings, self._context, on_push),
+            self.settings,
+            prepare,
+            self._note_change,
+        )
+
+    async def until_up(self) -> None:
+        """Wait until all is there.
+
+        Raises:
+            BrokerUnavailable: It is not, after `connect_timeout`.
+            BrokerRefused: It will not be.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.connect_timeout):
+                await self._decided.wait()
+        if not self.is_up:
+            raise _again(self._trouble)
+
+    async def close(self) -> None:
+        """End all there is."""
+        if self._complaint is not None:
+            self._complaint.cancel()
+        for link in self._links.values():
+            self._tasks.update(link.close())
+        await cancelled(set(self._tasks), CLOSE)
+
+    # Where they are
+
+    @property
+    def keys(self) -> Keys:
+        """How things are called on the servers.
+
+        Raises:
+            BrokerUnavailable: It is not known yet what they are: one alone, or a cluster.
+        """
+        if self._keys is None:
+            wait = max(0.0, self._next_try - self._loop.time())
+            raise BrokerUnavailable(str(self._trouble), retry_in=wait)
+        return self._keys
+
+    def partitions(self, address: Address) -> list[int]:
+        """Return which partitions a server has."""
+        servers = self.plan.servers if self.plan is not None else ()
+        return [partition for partition, server in enumerate(servers) if server == address]
+
+    def commands(self, partition: int) -> Wire:
+        """Return the connection for commands on what is in a partition.
+
+        Raises:
+            BrokerUnavailable: There is none. Nothing waits for one.
+        """
+        return self._link(partition).commands.get()
+
+    def live(self, partition: int) -> Wire:
+        """Return the connection by which the publications of a partition come.
+
+        Raises:
+            BrokerUnavailable: There is none.
+        """
+        return self._link(partition).live.get()
+
+    def at(self, address: Address) -> Wire | None:
+        """Return the connection for commands to a server, if there is one."""
+        link = self._links.get(address)
+        return link.commands.wire if link is not None else None
+
+    def _link(self, partition: int) -> Link:
+        assert self.plan is not None  # noqa: S101 - who knows a partition has asked for `keys`
+        return self._links[self.plan.servers[partition]]
+
+    async def look_again(self) -> None:
+        """Find out once more where the servers are: one has said that something has moved."""
+        looked = self._next_look
+        self._doubt.set()
+        await asyncio.wait([looked], timeout=self.settings.timeout)
+
+    async def _keep(self) -> None:
+        """Find out where the servers are, for ever."""
+        backoff = Backoff(self.settings.retry_base, self.settings.retry_cap)
+        while True:
+            self._doubt.clear()
+            looked, self._next_look = self._next_look, self._loop.create_future()
+            wait: float | None = self.settings.probe if self._finder.may_change else None
+            try:
+                self._arrange(await self._finder.find())
+                backoff.reset()
+            except BrokerError as error:
+                wait = self._fail(error, backoff)
+            except Exception as error:
+                logger.exception("looking for the servers failed in a way that nobody expected")
+                wait = self._fail(BrokerUnavailable(f"{self._place}: {error!r}"), backoff)
+            looked.set_result(None)
+            await asyncio.sleep(BREATH)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._doubt.wait()
+
+    def _fail(self, error: BrokerError, backoff: Backoff) -> float:
+        self._why = error
+        wait = backoff.next()
+        self._next_try = self._loop.time() + wait
+        self._note_change()
+        return wait
+
+    def _arrange(self, plan: Plan) -> None:
+        """Have a link to each server that has a partition, and to no other."""
+        before, self.plan = self.plan, plan
+        if self._keys is None:
+            settings = self.settings
+            self._keys = Keys(settings.prefix, settings.db, len(plan.servers))
+        self.feed.settle(self._keys, is_sharded=plan.is_sharded)
+        for address in dict.fromkeys(plan.servers):
+            if address not in self._links:
+                self._links[address] = Link(address, self)
+        if before is not None and before != plan:
+            self._move(before, plan)
+        for address in self._links.keys() - set(plan.servers):
+            for task in self._links.pop(address).close():
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        self._note_change()
+
+    def _move(self, before: Plan, plan: Plan) -> None:
+        """Have what is subscribed to follow the partitions that have moved."""
+        moved: dict[tuple[Address, Address], list[int]] = {}
+        for partition, (old, new) in enumerate(zip(before.servers, plan.servers, strict=True)):
+            if old != new:
+                moved.setdefault((old, new), []).append(partition)
+        for (old, new), partitions in moved.items():
+            old_wire, new_wire = self._links[old].live.wire, self._links[new].live.wire
+            if old_wire is not None:
+                self.feed.forsake(old_wire, partitions)
+            if new_wire is not None:  # else they are restored with the connection
+                self.run(self.feed.restore(new_wire, partitions))
+
+    # How it goes
+
+    @property
+    def _trouble(self) -> BrokerError:
+        """Why it is not up."""
+        for link in self._links.values():
+            for line in (link.commands, link.live):
+                if not line.is_up:
+                    return line.why
+        return self._why
+
+    def _note_change(self) -> None:
+        is_up = self.plan is not None and all(link.is_up for link in self._links.values())
+        if not is_up and self.plan is not None and self._finder.may_change:
+            self._doubt.set()
+        if is_up or isinstance(self._trouble, BrokerRefused):
+            self._decided.set()
+        if is_up is self.is_up:
+            return
+        self.is_up = is_up
+        if is_up:
+            self._calm()
+        else:
+            self._complain()
+        self._on_state("up" if is_up else "down")
+
+    def _complain(self) -> None:
+        """Log that it is down: at once, and once a minute."""
+        logger.warning("the broker is down: %s", self._trouble)
+        self._complaint = self._loop.call_later(AGAIN, self._complain)
+
+    def _calm(self) -> None:
+        if self._complaint is not None:
+            self._complaint.cancel()
+            self._complaint = None
+            logger.warning("the broker is up again")
+
+
+def _again(error: BrokerError) -> BrokerError:
+    """Return the same error without the frames in which it was raised before."""
+    return type(error)(str(error))
