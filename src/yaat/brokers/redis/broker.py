@@ -334,11 +334,11 @@ def _ms(seconds: float) -> int:
 
 def _bounds(since: Position | None, *, reverse: bool) -> tuple[str, str, str]:
     """Return the command that reads, and from where to where."""
-    if since is None:
+    if since is None or since.offset >= _LAST:
         return ("XREVRANGE", "+", "-") if reverse else ("XRANGE", "-", "+")
     if reverse:
-        return "XREVRANGE", f"({since.offset}-0", "-"
-    return "XRANGE", f"({since.offset}-{_LAST}", "+"
+        return "XREVRANGE", f"{max(since.offset - 1, 0)}-{_LAST}", "-"
+    return "XRANGE", f"{since.offset + 1}-0", "+"
 
 
 def _publication(entry: bytes, envelope: bytes, epoch: str) -> Publication | None:

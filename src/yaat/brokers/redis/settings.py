@@ -108,6 +108,8 @@ class Settings:
             raise ArgumentError(f"db is the number of a database, not {self.db!r}")
 
 
+_QUOTED: Final = "is a '/' or '@' in the password written as %2F or %40?"
+
 _BOUNDS: Final = (
     *("timeout", "connect_timeout", "retry_base", "retry_cap", "probe", "partitions"),
     *("max_payload", "max_pending", "write_buffer", "position_ttl", "presence_ttl", "once_ttl"),
@@ -190,7 +192,7 @@ def _servers(mode: str, hosts: str, path: str, *, is_tls: bool) -> tuple[Place, 
 
 def _db(text: str) -> int | None:
     if text and not text.isdecimal():
-        raise ArgumentError(f"the path of the URL is the number of a database, not {text!r}")
+        raise ArgumentError(f"the path of the URL is the number of a database; {_QUOTED}")
     return int(text) if text else None
 
 
@@ -199,7 +201,7 @@ def _address(text: str, port: int) -> Address:
         parts = urlsplit(f"//{text}")
         return Address(parts.hostname or "localhost", parts.port or port)
     except ValueError:
-        raise ArgumentError(f"{text!r} is not host:port") from None
+        raise ArgumentError(f"a server in the URL is not host:port; {_QUOTED}") from None
 
 
 def _option(name: str, value: str) -> Any:
