@@ -176,9 +176,11 @@ class Broker(ABC):
 
     Attributes:
         is_shared: Whether other processes hear what is published.
+        presence_ttl: How long, in seconds, somebody is present who is not refreshed.
     """
 
     is_shared: ClassVar[bool] = True
+    presence_ttl: float = 60.0
 
     @abstractmethod
     async def start(

@@ -98,6 +98,7 @@ class MemoryBroker(Broker):
             if space:
                 _spaces[space] = found
         self._space: Final = found
+        self.presence_ttl = found.presence.ttl
         self._max_payload: Final = max_payload
         self.deliver: OnPublication | None = None  # for the space; None while it is not started
 

@@ -300,7 +300,10 @@ class RedisBroker(Broker):
             BrokerError: There is nothing.
         """
         if refusal.code == "NOSCRIPT" and script is not None:
-            await wire.call("SCRIPT", "LOAD", script.text)
+            try:
+                await wire.call("SCRIPT", "LOAD", script.text)
+            except AnswerError as error:
+                raise as_broker_error(error) from None
         elif refusal.code == "MOVED":
             await self._started.look_again()
         elif refusal.code == "TRYAGAIN":
@@ -334,11 +337,11 @@ def _ms(seconds: float) -> int:
 
 def _bounds(since: Position | None, *, reverse: bool) -> tuple[str, str, str]:
     """Return the command that reads, and from where to where."""
-    if since is None or since.offset >= _LAST:
+    if since is None:
         return ("XREVRANGE", "+", "-") if reverse else ("XRANGE", "-", "+")
     if reverse:
-        return "XREVRANGE", f"{max(since.offset - 1, 0)}-{_LAST}", "-"
-    return "XRANGE", f"{since.offset + 1}-0", "+"
+        return "XREVRANGE", f"{max(min(since.offset, _LAST) - 1, 0)}-{_LAST}", "-"
+    return "XRANGE", f"{min(since.offset, _LAST) + 1}-0", "+"
 
 
 def _publication(entry: bytes, envelope: bytes, epoch: str) -> Publication | None:
