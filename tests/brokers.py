@@ -4,13 +4,18 @@ A kind plugs in by a class of its own below, with no change to the tests.
 """
 
 import asyncio
+import atexit
+import itertools
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final, TypeVar
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
+from typing import Any, Final, Self, TypeVar
 
+from redis_servers import VALKEY, OneNodeCluster, RedisServer, builds
 from scripted import Clock
 from yaat.brokers.contract import (
     Broker,
@@ -24,7 +29,8 @@ from yaat.brokers.contract import (
     Published,
 )
 from yaat.brokers.memory import SWEEP, MemoryBroker
-from yaat.exceptions import BrokerUnavailable
+from yaat.channels import Channel
+from yaat.exceptions import BrokerUnavailable, PositionLost
 
 T = TypeVar("T")
 
@@ -41,6 +47,14 @@ def text(value: object, **extra: Any) -> Content:
 
 class Server(ABC):
     """One server, which all of its nodes share, as the tests of the contract need it."""
+
+    share: float = 1.0
+    """How much of what is to be done often is done here: what is done in full by one kind of server
+    need not be by its likes."""
+
+    def some(self, count: int) -> int:
+        """Return how often something is done here that could be done so often."""
+        return max(1, int(count * self.share))
 
     @abstractmethod
     def node(self, **options: Any) -> Broker:
@@ -105,6 +119,69 @@ class MemoryServer(Server):
 
     async def close(self) -> None:
         pass
+
+
+class SharedServers:
+    """Servers that are started once and serve many tests; they end with this process."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, RedisServer] = {}
+        self._uses: Counter[str] = Counter()
+
+    def enter(self, name: str, make: Callable[[], RedisServer]) -> RedisServer:
+        """Return a server; who enters has to `leave` it."""
+        if name not in self._servers:
+            self._servers[name] = make()
+            atexit.register(self._servers[name].close)
+            self._servers[name].start()
+        self._uses[name] += 1
+        return self._servers[name]
+
+    def leave(self, name: str) -> None:
+        """Need it no more; when nobody does, it forgets everything."""
+        self._uses[name] -= 1
+        if not self._uses[name]:
+            self._servers[name].call("FLUSHALL")
+
+
+_shared: Final = SharedServers()
+_numbers: Final = itertools.count()
+
+
+class RealServer(Server):
+    """A process that speaks Redis's protocol, with keys that nobody else uses there."""
+
+    def __init__(self, name: str, make: Callable[[], RedisServer], share: float) -> None:
+        self.share = share
+        self.name = name
+        self.prefix = f"t{next(_numbers)}"
+        self.server = _shared.enter(name, make)
+
+    def node(self, **options: Any) -> Broker:
+        from yaat.brokers.redis import RedisBroker
+
+        return RedisBroker(self.server.url(), prefix=self.prefix, **options)
+
+    def _live(self) -> dict[bytes, int]:
+        """Return by how many each channel is subscribed to."""
+        live = re.compile(rb"%s:\{\d+\}:c0:(.*)" % self.prefix.encode(), re.DOTALL)
+        found = self.server.subscriptions(f"{self.prefix}:")
+        return {is_live[1]: count for name, count in found.items() if (is_live := live.match(name))}
+
+    async def upstream(self, channel: str) -> int:
+        return self._live().get(channel.encode(), 0)
+
+    async def all_upstream(self) -> int:
+        return sum(self._live().values())
+
+    def now(self) -> float:
+        return time.time()
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        _shared.leave(self.name)
 
 
 class DistantBroker(MemoryBroker):
@@ -212,7 +289,17 @@ class DistantBroker(MemoryBroker):
         return await self._far("presence_get", lambda: MemoryBroker.presence_get(self, *args))
 
 
-KINDS: Final[dict[str, Callable[[], Server]]] = {"memory": MemoryServer}
+def _real() -> dict[str, Callable[[], Server]]:
+    """Return the kinds that are processes; the first is made to do everything in full."""
+    kinds: dict[str, Callable[[], Server]] = {}
+    for build in builds():
+        name, share = ("redis", 1.0) if build == VALKEY else (build, 0.1)
+        kinds[name] = partial(RealServer, name, partial(RedisServer, build), share)
+    name = "redis-cluster-1"
+    return {**kinds, name: partial(RealServer, name, OneNodeCluster, 0.1)}
+
+
+KINDS: Final[dict[str, Callable[[], Server]]] = {"memory": MemoryServer, **_real()}
 """Every kind of broker, by the name under which its tests run."""
 
 
@@ -227,7 +314,7 @@ class Node:
     """
 
     def __init__(self, broker: Broker) -> None:
-        self.broker = broker
+        self.broker: Final = broker
         self.heard: defaultdict[str, list[Publication]] = defaultdict(list)
         self.states: list[str] = []
         self.missed: list[set[str]] = []
@@ -308,6 +395,133 @@ async def serving(kind: str) -> AsyncIterator[Server]:
         yield server
     finally:
         await server.close()
+
+
+async def until(condition: Callable[[], Any], what: Callable[[], object] = lambda: "") -> None:
+    """Wait until something is true that comes by itself; `what` is told if it does not."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():  # noqa: ASYNC110 - it is in another process
+                await asyncio.sleep(0.005)
+    except TimeoutError:
+        raise AssertionError(f"waited {PATIENCE} s in vain: {what()}") from None
+
+
+class Told:
+    """What stands in a log where a reader was told that something is missing."""
+
+    def __repr__(self) -> str:
+        return "TOLD"
+
+
+TOLD: Final = Told()
+
+
+class Writer:
+    """Publishes the numbers from 0 to a channel, one after another, whatever happens.
+
+    Attributes:
+        accepted: The numbers that were published, as the broker says.
+        unknown: Those of which it does not know.
+        refused: Those that were not published.
+        epochs: The epochs in which they were.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.accepted: list[int] = []
+        self.unknown: list[int] = []
+        self.refused: list[int] = []
+        self.epochs: set[str] = set()
+        self._numbers = itertools.count()
+
+    async def write(self, count: int = 1) -> None:
+        """Publish until so many more have been accepted."""
+        wanted = len(self.accepted) + count
+        while len(self.accepted) < wanted:
+            await self._try(next(self._numbers))
+            await asyncio.sleep(0)
+
+    async def write_until(self, condition: Callable[[], Any]) -> None:
+        """Publish until something is true."""
+        async with asyncio.timeout(PATIENCE):
+            while not condition():
+                await self.write()
+
+    async def _try(self, number: int) -> None:
+        try:
+            self.epochs.add((await self.channel.publish(number)).epoch)
+        except BrokerUnavailable as error:
+            (self.unknown if error.maybe_published else self.refused).append(number)
+            await asyncio.sleep(0.01)
+        else:
+            self.accepted.append(number)
+
+
+class Reader:
+    """Reads a channel from its position at the beginning, and begins anew where that is lost.
+
+    Use it with `async with`.
+
+    Attributes:
+        log: The numbers that came, and `TOLD` where something was said to be missing.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.log: list[Any] = []
+        self._since: Position | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._since = (await self.channel.history(limit=0)).top
+        self._task = asyncio.create_task(self._read())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                await self._read_on()
+            except PositionLost:
+                self.log.append(TOLD)
+                self._since = None
+            except BrokerUnavailable:
+                await asyncio.sleep(0.01)
+
+    async def _read_on(self) -> None:
+        if self._since is None:
+            self._since = (await self.channel.history(limit=0)).top
+        async with aclosing(self.channel.subscribe(since=self._since)) as source:
+            async for publication in source:
+                self.log.append(publication.data)
+                self._since = publication.position
+
+    async def heard(self, number: int) -> None:
+        """Wait until a number has come."""
+        await until(lambda: number in self.log, lambda: self.log[-20:])
+
+    def check(self, writer: Writer) -> None:
+        """Assert the promise: each number once and in order; where one is missing it was told."""
+        last, is_told = -1, False
+        for entry in self.log:
+            if entry is TOLD:
+                is_told = True
+                continue
+            assert entry > last, f"{entry} after {last}: {self.log}"
+            assert entry not in writer.refused, f"{entry} was not published: {self.log}"
+            if not is_told:
+                missing = [each for each in writer.accepted if last < each < entry]
+                assert not missing, f"{missing} are missing: {self.log}"
+            last, is_told = entry, False
+        missing = [each for each in writer.accepted if each > last]
+        assert not missing or is_told, f"{missing} are missing in the end: {self.log}"
 
 
 async def gone(count: Callable[[], Any]) -> None:
