@@ -16,7 +16,10 @@ import starlette.websockets
 from asgiref.compatibility import is_double_callable
 from starlette.middleware import Middleware
 
+from scripted_broker import ScriptedBroker
+from yaat import processes
 from yaat.app import Yaat
+from yaat.brokers import Broker
 from yaat.brokers.memory import MemoryBroker
 from yaat.channels import ChannelOptions, Channels
 from yaat.exceptions import (
@@ -962,6 +965,43 @@ async def test_mounted_into_others_it_has_its_channels(outer: Callable[[], Any])
 def test_a_broker_that_cannot_be(broker: str) -> None:
     with pytest.raises(ArgumentError):
         Yaat(broker=broker)
+
+
+# Several processes
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is a worker beside another."""
+    monkeypatch.setattr(processes, "_count", 2)
+
+
+@pytest.mark.parametrize("broker", ["memory://", "memory://named?max_channels=10", MemoryBroker()])
+def test_memory_is_refused_where_there_are_several(two: None, broker: str | Broker) -> None:
+    why = r"^memory:// is of one process: what one of the 2 workers .*redis://.* or serve with one worker$"
+    with pytest.raises(UsageError, match=why):
+        Yaat(broker=broker)
+
+
+async def test_without_a_broker_it_is_the_first_channel_that_is_refused(two: None) -> None:
+    """One that has none is served by as many as there may be."""
+    app = talking()
+    why = "^without a broker the channel 'room:1' is of one process"
+    async with app.test_client() as client:
+        assert (await client.get("/nowhere")).status_code == 404
+        with pytest.raises(UsageError, match=why):
+            app.channel("room:1")
+        with pytest.raises(UsageError, match=why):
+            await got(app, "/say")
+
+
+async def test_who_is_inside_of_a_broker_that_is_shared_needs_none(two: None) -> None:
+    app, inner = Yaat(broker=ScriptedBroker()), talking()
+    app.mount("/inner", inner)
+    with pytest.raises(UsageError):
+        inner.channel("room:1")
+    inner.enter({"yaat.hub": app.hub})
+    assert inner.channel("room:1").name == "room:1"
 
 
 def test_starlettes_words_for_what_went_wrong() -> None:

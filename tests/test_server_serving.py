@@ -29,6 +29,7 @@ from uvicorn.supervisors.multiprocess import SIGNALS
 
 from scripted import in_scripted_time
 from wires import certificate
+from yaat import processes
 from yaat.exceptions import UsageError
 from yaat.server import ServerSettings, WebSocketProtocol, serving
 from yaat.server.http import HTTPProtocol
@@ -1001,6 +1002,25 @@ def test_a_worker_that_cannot_start_says_so(
     worker.server.started = True
     with pytest.raises(LookupError):
         worker.target([])
+
+
+def test_a_worker_that_is_refused_says_why(
+    monkeypatch: pytest.MonkeyPatch, office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And knows by then how many there are."""
+    [worker] = workers(1).processes
+    monkeypatch.setattr(processes, "_count", 0)
+
+    def refuse(_sockets: object) -> None:
+        raise UsageError(f"not by {processes.count()}")
+
+    monkeypatch.setattr(worker.server, "run", refuse)
+    worker.server.started = False
+    with pytest.raises(SystemExit) as ended:
+        worker.target([])
+    assert ended.value.code == STARTUP_FAILURE
+    assert caplog.messages == ["A worker cannot start: not by 1"]
+    assert "Traceback" not in caplog.text
 
 
 def test_a_worker_serves(monkeypatch: pytest.MonkeyPatch, office: Office) -> None:

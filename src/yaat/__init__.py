@@ -10,6 +10,8 @@ from yaat.channels import (
     Position,
     Present,
     Publication,
+    connect,
+    connect_blocking,
 )
 from yaat.constants import WebSocketCloseEvent
 from yaat.endpoint import Endpoint, WebSocketEndpoint
@@ -77,4 +79,6 @@ __all__ = [
     "WrongKindError",
     "Yaat",
     "YaatError",
+    "connect",
+    "connect_blocking",
 ]

@@ -9,8 +9,10 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from yaat import processes
 from yaat.brokers import Broker
 from yaat.channels import Channel, Channels, Hub
+from yaat.channels.outside import is_heard_outside
 from yaat.exceptions import UsageError
 from yaat.observer import Observer
 from yaat.policy import Policy
@@ -70,7 +72,7 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
         self.on_startup = list(on_startup or ())
         self.on_shutdown = list(on_shutdown or ())
         self.observers = tuple(observers)
-        self.hub = self._own_hub = Hub(broker, channels)
+        self.hub = self._own_hub = _hub(broker, channels)
         self._shares_hub = broker is None
         self._lifespan = Router(lifespan=lifespan).lifespan_context
         self.router = Router(routes, policy=policy, lifespan=self._live)
@@ -186,6 +188,34 @@ class Yaat(Routes, Starlette):  # pyright: ignore[reportIncompatibleMethodOverri
             return function
 
         return add
+
+
+class _LoneHub(Hub):
+    """The channels of an application without a broker, where it is served by several processes.
+
+    It may have none, or only those of the application around it.
+    """
+
+    def channel(self, name: str) -> Channel:
+        """Raise a `UsageError`: who listens in another process would hear nothing."""
+        raise UsageError(_apart(f"without a broker the channel {name!r}"))
+
+
+def _hub(broker: Broker | str | None, channels: Channels | None) -> Hub:
+    hub = Hub(broker, channels)
+    if processes.count() == 1 or is_heard_outside(hub.broker):
+        return hub
+    if broker is not None:
+        raise UsageError(_apart("memory://"))
+    return _LoneHub(None, channels)
+
+
+def _apart(what: str) -> str:
+    return (
+        f"{what} is of one process: what one of the {processes.count()} workers publishes the "
+        "others would not hear. Give a broker that they share, as "
+        "Yaat(broker='redis://localhost'), or serve with one worker"
+    )
 
 
 class _Fork:

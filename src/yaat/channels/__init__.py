@@ -7,15 +7,19 @@ from yaat.brokers.contract import (
     Publication,
     Published,
 )
+from yaat.channels.blocking import BlockingChannel, BlockingHub
 from yaat.channels.channel import Channel, History, PresenceEvent
 from yaat.channels.formats import POSITIONED, RAW, Format
 from yaat.channels.hub import Hub
 from yaat.channels.members import Member, Socket
 from yaat.channels.options import ChannelOptions, Channels
+from yaat.channels.outside import connect, connect_blocking
 
 __all__ = [
     "POSITIONED",
     "RAW",
+    "BlockingChannel",
+    "BlockingHub",
     "Channel",
     "ChannelOptions",
     "Channels",
@@ -30,4 +34,6 @@ __all__ = [
     "Publication",
     "Published",
     "Socket",
+    "connect",
+    "connect_blocking",
 ]

@@ -19,6 +19,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, multiprocess
 
+from yaat import processes
 from yaat.exceptions import UsageError
 from yaat.server.http import HTTPProtocol, State
 from yaat.server.protocol import FAREWELL, HANDLER, WebSocketProtocol
@@ -317,13 +318,17 @@ class Worker(multiprocess.Process):
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve; who cannot even start says so to the parent, which would start it for ever."""
         self.parent_conn.close()  # a copy: with it open the end of the parent would not be seen
+        processes.note(self.config.workers)
         server = self.server  # made before a thread asks for it too
         try:
             super().target(sockets)
-        except Exception:
+        except Exception as error:
             if server.started:
                 raise
-            _logger.exception("A worker cannot start.")
+            if isinstance(error, UsageError):  # as in one process: it is a sentence
+                _logger.error("A worker cannot start: %s", error)  # noqa: TRY400
+            else:
+                _logger.exception("A worker cannot start.")
             sys.exit(STARTUP_FAILURE)
 
     def always_pong(self) -> None:
