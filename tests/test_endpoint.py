@@ -1120,11 +1120,12 @@ async def test_a_cancelled_connection_leaves_its_scope() -> None:
 
 
 class Reluctant(Wire):
-    """A server that takes a publication, or another type of message, when it is let."""
+    """A server that takes a publication when it is let."""
 
-    def __init__(self, *incoming: Message, holds: str = "websocket.send", **scope: Any) -> None:
+    holds = "websocket.send"
+
+    def __init__(self, *incoming: Message, **scope: Any) -> None:
         super().__init__(*incoming, **scope)
-        self.holds = holds
         self.room = asyncio.Event()
 
     async def send(self, message: Message) -> None:
@@ -1228,10 +1229,16 @@ async def test_a_channel_cuts_a_handler_that_sends() -> None:
     assert wire.heard == [("opened",), ("closed", 1013, "reads too slowly")]
 
 
+class Withholding(Reluctant):
+    """A server that takes a close when it is let."""
+
+    holds = "websocket.close"
+
+
 @pytest.mark.parametrize("end", ["returns", "sends", "is cancelled"])
 async def test_the_close_of_a_cut_is_handed_over_before_the_application_returns(end: str) -> None:
     """A server that is left before closes by itself, with another code."""
-    wire, is_cut = Reluctant(holds="websocket.close"), asyncio.Event()
+    wire, is_cut = Withholding(), asyncio.Event()
 
     async def handler(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -1260,7 +1267,7 @@ async def test_the_close_of_a_cut_is_handed_over_before_the_application_returns(
 
 
 async def test_the_close_of_a_cut_is_not_waited_for_without_end(log: Log) -> None:
-    wire = Reluctant(holds="websocket.close", **{"yaat.policy": Policy(close_timeout=0.05)})
+    wire = Withholding(**{"yaat.policy": Policy(close_timeout=0.05)})
 
     async def handler(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -1279,7 +1286,7 @@ async def test_the_close_of_a_cut_that_does_not_leave_does_not_hold_who_is_cance
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(yaat.endpoint, "FAREWELL", 0.01)
-    wire = Reluctant(holds="websocket.close", **{"yaat.policy": Policy(close_timeout=3600)})
+    wire = Withholding(**{"yaat.policy": Policy(close_timeout=3600)})
     is_cut = asyncio.Event()
 
     async def handler(websocket: WebSocket) -> None:

@@ -9,8 +9,8 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import Field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -29,10 +29,12 @@ from running import (
     TIMEOUT,
     UPGRADE,
     Answer,
+    Raw,
     dialled,
     dialled_tls,
     dialled_unix,
     fetch,
+    request,
     run_once,
     specification,
     start,
@@ -811,6 +813,102 @@ async def test_a_hangup_restarts_them_one_by_one(pair: Server) -> None:
     await until(have_gone)
     assert "Traceback" not in pair.written_since()
     assert pair.alive
+
+
+# The stop begins, and goes on when it is allowed: meanwhile nothing is read.
+GATED = """
+import logging
+import time
+from pathlib import Path
+
+from apps.run_bare import app
+
+GATE = Path(__file__).with_name("gate")
+
+
+def hold(record):
+    if record.getMessage() == "Shutting down":
+        print("held", flush=True)
+        while not GATE.exists():
+            time.sleep(0.01)
+    return True
+
+
+logging.getLogger("uvicorn.error").addFilter(hold)
+"""
+
+
+class Gated(Server):
+    """A server that is held when it begins to stop, so that a test can do something just then."""
+
+    def __init__(self, loop: str, workers: int, directory: Path) -> None:
+        (directory / "gated.py").write_text(GATED)
+        options = ("--workers", str(workers), "--app-dir", str(directory))
+        super().__init__(specification(loop, *options), "gated:app", directory)
+        self._workers = workers
+        self.retires = workers > 1
+        self._gate = directory / "gate"
+
+    async def begin_to_stop(self) -> None:
+        """Let all stop who serve: alone for good, else others take their places."""
+        os.kill(self.pid, signal.SIGHUP if self.retires else signal.SIGTERM)
+        await until_written(self, "held", count=self._workers)
+
+    async def go_on(self) -> None:
+        self._gate.touch()
+        await until_written(self, "Finished server process", count=self._workers)
+
+
+@pytest.fixture(params=[1, 2])
+def gated(request: pytest.FixtureRequest, loop: str, tmp_path: Path) -> Iterator[Gated]:
+    """One process that is asked to stop, and two of which each is replaced."""
+    with Gated(loop, request.param, tmp_path) as server:
+        yield server
+        assert "Traceback" not in server.written_since()
+
+
+@asynccontextmanager
+async def taken(server: Server) -> AsyncIterator[Raw]:
+    """Connect, and be accepted: whoever came later has been answered already."""
+    async with dialled(server) as raw:
+        await fetch(server, "/")
+        yield raw
+
+
+async def test_who_had_come_and_asks_in_the_moment_of_the_stop_is_answered(gated: Gated) -> None:
+    """It is not reset with its request unread."""
+    async with taken(gated) as raw:
+        await gated.begin_to_stop()
+        await raw.send(request("/"))
+        await gated.go_on()
+        answer = await raw.answer()
+        assert (answer.status, answer.body) == (200, b"a page")
+        assert answer.header("connection") == "close"
+        assert await raw.reader.read() == b""
+
+
+async def test_a_handshake_that_comes_in_the_moment_of_the_stop_is_answered(gated: Gated) -> None:
+    """Who retires still takes it, and closes it with the others; else they may come again."""
+    async with taken(gated) as raw:
+        await gated.begin_to_stop()
+        await raw.send(request("/echo", UPGRADE))
+        await gated.go_on()
+        answer = await raw.answer()
+        if gated.retires:
+            assert answer.status == 101
+            assert await raw.rest() == b"\x88\x02" + (1012).to_bytes(2, "big")
+        else:
+            assert answer.status == 503
+            assert answer.header("retry-after")
+
+
+async def test_who_says_nothing_does_not_hold_the_stop(gated: Gated) -> None:
+    async with taken(gated) as raw, taken(gated) as another:
+        await another.send(b"GET / HT")
+        await gated.begin_to_stop()
+        await gated.go_on()
+        for each in (raw, another):
+            assert await each.reader.read() == b""
 
 
 def running(pids: set[int]) -> set[int]:

@@ -6,6 +6,7 @@ byte, all at once, with what belongs to the next behind it; and each second is t
 
 import asyncio
 import functools
+import gc
 import itertools
 import logging
 import math
@@ -1228,7 +1229,7 @@ async def test_who_comes_while_the_server_stops_is_asked_to_come_again(
 async def test_a_request_that_comes_while_the_server_stops_is_the_last_of_its_connection() -> None:
     stage = Stage()
     kept = await brought(stage, request("/now"))
-    stage.state.admission.draining = True
+    stage.state.stopping = True
     kept.bring(request("/now"))
     line = await brought(stage, request("/now") + request("/now"))
     await idle()
@@ -1272,6 +1273,44 @@ async def test_the_server_stops_between_requests(beginning: bytes) -> None:
     await idle()
     assert line.lost
     assert line.written == written
+
+
+@pytest.mark.parametrize("beginning", [b"", b"GET /", b"\r\n"])
+async def test_who_has_not_asked_for_anything_is_known(beginning: bytes) -> None:
+    """Who serves others first, or stops, can wait for those."""
+    stage = Stage()
+    line = await brought(stage, *([beginning] if beginning else []))
+    assert list(stage.state.unheard) == [line.get_protocol()]
+    line.bring(request("/slow").removeprefix(beginning))
+    await idle()
+    assert not stage.state.unheard
+    stage.gate.set()
+    await idle(40)
+    assert answers(line.written) == [answered("/slow")]
+    assert not stage.state.unheard, "who has asked once may do without"
+
+
+@pytest.mark.parametrize(
+    "ending", [HANDSHAKE, b"\x00", b"GET /", b"", None], ids=["ws", "wrong", "late", "mute", "gone"]
+)
+async def test_who_will_not_ask_is_not_waited_for(ending: bytes | None) -> None:
+    stage = Stage(ServerSettings(handshake_timeout=0.01))
+    line = await brought(stage, *([ending] if ending else []))
+    if ending is None:
+        line.lose()
+    elif ending in (b"GET /", b""):
+        await asyncio.sleep(0.1)
+    assert not stage.state.unheard
+
+
+async def test_who_is_never_connected_is_forgotten() -> None:
+    """On TLS a connection is made when that is: it may fail."""
+    stage = Stage()
+    protocol = HTTPProtocol(stage.config, stage.state, {})
+    assert list(stage.state.unheard) == [protocol]
+    del protocol
+    gc.collect()
+    assert not stage.state.unheard
 
 
 # Admission.

@@ -520,11 +520,12 @@ class Scene:
 
     def websocket(
         self, name: str, *, heeds: bool = True, last: float = 0.0, lag: float = 0
-    ) -> None:
+    ) -> "Told":
         """A WebSocket with its handler, which heeds the end, or not."""
         ends = asyncio.Event()
-        Told(self, name, ends if heeds else asyncio.Event(), lag)
+        told = Told(self, name, ends if heeds else asyncio.Event(), lag)
         self.task(name, ends, is_handler=True, last=last)
+        return told
 
     def request(self, name: str, seconds: float | None) -> None:
         """A request that is answered in so many seconds, or never."""
@@ -556,6 +557,8 @@ class Listener:
 class Told(WebSocketProtocol):
     """A WebSocket that tells when it is told to end; it goes so long after."""
 
+    is_unanswered = False
+
     def __init__(self, scene: Scene, name: str, ends: asyncio.Event, lag: float) -> None:
         self.scene, self.name, self.ends, self.lag = scene, name, ends, lag
         scene.state.connections.add(cast(Any, self))
@@ -566,6 +569,27 @@ class Told(WebSocketProtocol):
         self.ends.set()
         connections = cast(set[Any], self.scene.state.connections)
         asyncio.get_running_loop().call_later(self.lag, connections.discard, self)
+
+
+class Silent(HTTPProtocol):
+    """A connection on which nothing has been asked for; it is, in so many seconds, or never."""
+
+    def __init__(self, scene: Scene, name: str, seconds: float | None) -> None:
+        self.scene, self.name = scene, name
+        scene.state.connections.add(cast(Any, self))
+        scene.state.unheard.add(self)
+        if seconds is not None:
+            asyncio.get_running_loop().call_later(seconds, self.ask)
+
+    def ask(self) -> None:
+        assert self.scene.state.stopping
+        # Who retires serves on; else it is too late for a handshake.
+        self.scene.note(f"{self.name} {'late' if self.scene.state.admission.draining else 'asks'}")
+        self.scene.state.unheard.discard(self)
+
+    def shutdown(self) -> None:
+        self.scene.note(f"{self.name} is told")
+        cast(set[Any], self.scene.state.connections).discard(self)
 
 
 class Asked(HTTPProtocol):
@@ -734,6 +758,86 @@ async def test_who_retires_closes_the_listener_first() -> None:
     assert scene.story[0] == (0, "server closes")
     assert scene.what[1:3] == ["chat is told", "chat ends"]
     assert scene.what[-1] == "lifespan"
+
+
+@in_no_time
+async def test_who_has_just_come_is_heard() -> None:
+    """What the kernel has of a request would be answered with a reset."""
+    scene = Scene(handler_timeout=3.0)
+    Silent(scene, "guest", 0.7)
+    scene.websocket("chat", last=0.5)
+    await scene.stop()
+    words = ["server closes", "socket closes", "guest late", "guest is told", "lifespan"]
+    assert scene.what == ["chat is told", "chat ends", *words]
+    assert scene.when("guest is told") == pytest.approx(0.7, abs=serving._TICK)
+
+
+@in_no_time
+async def test_who_is_heard_has_as_long_as_others() -> None:
+    scene = Scene(shutdown_timeout=3.0)
+    Silent(scene, "guest", 0.7)
+    scene.request("slow", 3.5)
+    await scene.stop()
+    assert "slow is cancelled" not in scene.what
+    assert scene.when("lifespan") == pytest.approx(3.5, abs=2 * serving._TICK)
+
+
+@pytest.mark.parametrize("retires", [False, True])
+@pytest.mark.parametrize(("handshake_timeout", "moment"), [(10.0, FAREWELL), (0.5, 0.5)])
+@in_no_time
+async def test_who_says_nothing_is_not_waited_for_long(
+    *, retires: bool, handshake_timeout: float, moment: float
+) -> None:
+    scene = Scene(handshake_timeout=handshake_timeout)
+    if retires:
+        scene.server._obey_parent(cast(int, serving._RETIRE), None)
+    Silent(scene, "mute", None)
+    # Over TLS: a connection that is not made yet cannot be hung up on.
+    hidden = Silent(scene, "hidden", None)
+    cast(set[Any], scene.state.connections).discard(hidden)
+    await scene.stop()
+    assert "hidden is told" not in scene.what
+    assert scene.when("mute is told") == pytest.approx(moment, abs=serving._TICK)
+    assert scene.when("lifespan") <= moment + serving._TICK
+
+
+@in_no_time
+async def test_who_retires_serves_those_who_have_come() -> None:
+    """No handshake that it took is refused, and none that waits for its answer."""
+    scene = Scene()
+    Silent(scene, "guest", 0.3)
+    chat = scene.websocket("chat")
+    chat.is_unanswered = True
+    asyncio.get_running_loop().call_later(0.6, setattr, chat, "is_unanswered", False)
+    scene.server._obey_parent(cast(int, serving._RETIRE), None)
+    await scene.stop()
+    assert scene.what[:4] == ["server closes", "guest asks", "chat is told", "chat ends"]
+    assert scene.when("chat is told") == pytest.approx(0.6, abs=serving._TICK)
+
+
+@in_no_time
+async def test_an_answer_that_does_not_come_holds_nobody() -> None:
+    scene = Scene()
+    undecided = scene.websocket("undecided")
+    undecided.is_unanswered = True
+    scene.server._obey_parent(cast(int, serving._RETIRE), None)
+    await scene.stop()
+    assert scene.when("undecided is told") == pytest.approx(FAREWELL, abs=serving._TICK)
+
+
+@in_no_time
+async def test_what_is_accepted_in_the_turn_of_the_stop_is_heard() -> None:
+    """It becomes a connection in the next."""
+    scene = Scene()
+    asyncio.get_running_loop().call_soon(lambda: Silent(scene, "guest", 0.2))
+    await scene.stop()
+    assert scene.what == [
+        "server closes",
+        "socket closes",
+        "guest late",
+        "guest is told",
+        "lifespan",
+    ]
 
 
 class Gone(BaseException):

@@ -6,6 +6,7 @@ import math
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
+from weakref import WeakSet
 
 import httptools
 from uvicorn.config import Config
@@ -33,11 +34,16 @@ class State(ServerState):
 
     Attributes:
         admission: Who may become a WebSocket connection.
+        stopping: Whether the server stops, so that a request is the last of its connection.
+        unheard: Who has come and has not asked for anything yet; over TLS from its beginning.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__()
         self.admission = Admission(settings)
+        self.stopping = False
+        # Weak, as nobody tells when TLS fails.
+        self.unheard: WeakSet[HTTPProtocol] = WeakSet()
         self._most_files = _most_files()
         self._was_full = False
 
@@ -94,6 +100,7 @@ class HTTPProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._settings: ServerSettings = config.settings  # type: ignore[attr-defined]
+        server_state.unheard.add(self)
         self._deadline: asyncio.TimerHandle | None = None
         # Of the head that is read: whether it has begun, how long it is so far, and how much came
         # since the parser last told of something.
@@ -136,6 +143,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self._deadline = self.loop.call_later(timeout, self._time_out)
 
     def _met(self) -> None:
+        self.server_state.unheard.discard(self)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -147,6 +155,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self._hang_up()
 
     def _hang_up(self) -> None:
+        self.server_state.unheard.discard(self)
         self.transport.close()
         # On TLS the peer's part in closing is waited for.
         self._deadline = self.loop.call_later(FAREWELL, self.transport.abort)
@@ -242,7 +251,7 @@ class HTTPProtocol(HttpToolsProtocol):
             and super()._should_upgrade()
         )
         super().on_headers_complete()
-        if self.server_state.admission.draining and not self._is_handshake:
+        if self.server_state.stopping and not self._is_handshake:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:

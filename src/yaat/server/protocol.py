@@ -359,7 +359,7 @@ class WebSocketProtocol(asyncio.Protocol):
         if self._ending is not None:
             return  # it is about to be over
         if self._state is not _OPEN:
-            if self._is_unanswered:
+            if self.is_unanswered:
                 self._respond(HTTPStatus.SERVICE_UNAVAILABLE)
             self._end(_Code.SERVICE_RESTART)
             self._hang_up()
@@ -459,13 +459,14 @@ class WebSocketProtocol(asyncio.Protocol):
         """Answer a handshake that the application has not."""
         if returned:
             _logger.error("ASGI callable returned without completing handshake.")
-        if self._is_unanswered:
+        if self.is_unanswered:
             self._respond(HTTPStatus.INTERNAL_SERVER_ERROR)
         self._end(_Code.ABNORMAL_CLOSURE)
         self._hang_up()
 
     @property
-    def _is_unanswered(self) -> bool:
+    def is_unanswered(self) -> bool:
+        """Whether the application has still to answer the handshake."""
         if self._state is State.DENYING and self._denial is not None:
             return not self._denial.has_begun
         return self._state is State.PENDING

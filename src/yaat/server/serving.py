@@ -9,7 +9,7 @@ import socket
 import ssl
 import stat
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -150,7 +150,11 @@ class Server(uvicorn.Server):
     cancelled. Then the listener closes, and requests have `shutdown_timeout`, until they are
     cancelled too. In the end the lifespan's shutdown runs, and the process ends with exit code 0. A
     second signal ends it at once, by that signal. A worker whose place another one has taken closes
-    the listener first.
+    the listener first, and answers who has come by then as ever.
+
+    Who has connected and not asked for anything when the listener closes has `FAREWELL` or
+    `handshake_timeout` for it, whichever is less: to close on a request that has come and is not
+    read is to reset the connection.
     """
 
     config: Config
@@ -229,8 +233,10 @@ class Server(uvicorn.Server):
         """Stop in the order that the class describes."""
         state, settings = self.server_state, self.config.settings
         _logger.info("Shutting down")
+        state.stopping = True
         if self._retires:
             self._stop_listening()
+            await self._hear()
         state.admission.draining = True
         await self._close_connections(settings.drain)
         handlers = {task for task in state.tasks if task.get_name() == HANDLER}
@@ -241,6 +247,7 @@ class Server(uvicorn.Server):
         self._stop_listening()
         for listener in sockets or ():
             listener.close()
+        await self._hear()
         for connection in list(state.connections):
             connection.shutdown()
         await _ended(state.tasks, settings.shutdown_timeout)
@@ -253,6 +260,19 @@ class Server(uvicorn.Server):
     def _stop_listening(self) -> None:
         for server in self.servers:
             server.close()
+
+    async def _hear(self) -> None:
+        """Let those who have come ask, and hang up on who does not; let handshakes be answered."""
+        state, settings = self.server_state, self.config.settings
+        # What asyncio accepts in one turn becomes a connection in the next.
+        await asyncio.sleep(0)
+        moment = min(FAREWELL, settings.handshake_timeout)
+        await _until(lambda: not (state.unheard or _unanswered(state.connections)), moment)
+        for _ in range(2):  # who was late because we were: uvloop has timers before it reads
+            await asyncio.sleep(0)
+        for connection in state.connections & set(state.unheard):
+            connection.shutdown()
+        state.unheard.clear()
 
     async def _close_connections(self, seconds: float) -> None:
         """Close every WebSocket, each at a random moment of its own share of the time."""
@@ -275,10 +295,19 @@ class Server(uvicorn.Server):
 
 async def _ended(those: Collection[Any], seconds: float) -> None:
     """Wait until `those`, which leave by themselves when they end, have all left, but so long."""
+    await _until(lambda: not those, seconds)
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
-    while those and loop.time() < deadline:  # noqa: ASYNC110 - nobody tells
+    while not condition() and loop.time() < deadline:  # noqa: ASYNC110 - nobody tells
         await asyncio.sleep(min(_TICK, seconds))
+
+
+def _unanswered(connections: Collection[Any]) -> bool:
+    """Tell whether there is a handshake among them that is not answered yet."""
+    return any(isinstance(each, WebSocketProtocol) and each.is_unanswered for each in connections)
 
 
 def _cancel(tasks: Collection[asyncio.Task[None]]) -> None:
