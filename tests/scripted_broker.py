@@ -55,6 +55,7 @@ class ScriptedBroker(Broker):
         present: Who is in each channel.
         published: What the node published.
         loses: Whether what the node publishes gets lost on its way back.
+        time: By the server's clock; each publication takes a second.
     """
 
     def __init__(self) -> None:
@@ -65,6 +66,7 @@ class ScriptedBroker(Broker):
         self.present: defaultdict[str, dict[str, Present]] = defaultdict(dict)
         self.published: list[tuple[str, Content]] = []
         self.loses = False
+        self.time = 0.0
         self.deliver: OnPublication | None = None
         self.tell_state: OnState | None = None
         self.tell_missed: OnMissed | None = None
@@ -101,7 +103,8 @@ class ScriptedBroker(Broker):
         for text in texts:
             prev, epoch = self.tops[channel]
             content = Content("text", text.encode(), None, sender)
-            made.append(Publication(content, prev + 1, epoch, prev, 0.0))
+            self.time += 1
+            made.append(Publication(content, prev + 1, epoch, prev, self.time))
             self.kept[channel].append(made[-1])
             self.tops[channel] = made[-1].position
         return made
@@ -156,6 +159,7 @@ class ScriptedBroker(Broker):
         await self._do("start", "", lambda: None)
         self.deliver, self.tell_state = on_publication, on_state
         self.tell_missed = on_missed
+        on_state("up")
 
     async def close(self) -> None:
         self.deliver = None

@@ -11,7 +11,7 @@ from yaat.brokers import open_broker
 from yaat.brokers.contract import Broker, Content, Present, Publication, Published
 from yaat.channels.members import Counts
 from yaat.channels.options import ChannelOptions, Channels
-from yaat.channels.room import Room
+from yaat.channels.room import Healing, Room
 from yaat.exceptions import BrokerError, BrokerUnavailable, UsageError
 from yaat.payload import encode
 from yaat.tasks import cancelled, failure_of
@@ -21,8 +21,16 @@ logger = logging.getLogger("yaat.channel")
 LINGER: Final = 1.0
 """How long, in seconds, a channel stays subscribed after its last member has left; at least."""
 
-REFRESH: Final = 20.0
-"""How often, in seconds, the broker is told who is still there; give or take a fifth."""
+REFRESH: Final = 3
+"""How often the broker is told who is still there, within the time for which it remembers that;
+give or take a fifth."""
+
+CHECK: Final = (25.0, 40.0)
+"""How often, in seconds, the channels of which nothing came meanwhile are compared with their
+histories: what got lost last of all shows in nothing else. Between these: not all nodes at once."""
+
+SPREAD: Final = 0.25
+"""Within what time, in seconds, the nodes begin to look for what an outage has cost them."""
 
 CLOSE: Final = 5.0
 """How long, in seconds, closing may take."""
@@ -55,8 +63,20 @@ class Node:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timers: dict[Callable[[], None], asyncio.TimerHandle] = {}
         self._breath = BREATH
+        self._state = "down"
+        self._healing = Healing(self.run)
+        self._left: set[str] = set()  # the channels that could not be given up yet
 
     # Its life
+
+    @property
+    def is_up(self) -> bool:
+        """Whether what is published comes here: for health checks.
+
+        It does not while the broker is away, nor until all that an outage has cost is brought, or
+        told to be lost; nor before the start.
+        """
+        return self._state == "up" and not any(room.doubts for room in self._rooms.values())
 
     async def start(self) -> None:
         """Connect, unless it is connected.
@@ -101,7 +121,10 @@ class Node:
         self._tasks.clear()
         self._rooms.clear()
         self._present.clear()
+        self._left.clear()
         self._loop = self._up_in = self._starting = None
+        self._state = "down"
+        self._healing = Healing(self.run)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` in a task that outlives who waits for it; what it raises is for these."""
@@ -114,8 +137,19 @@ class Node:
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` in a task that nobody need wait for; what it raises is logged."""
         task = self._begin(work)
-        task.add_done_callback(_log_failure)
+        task.add_done_callback(self._log_failure)
         return task
+
+    def _log_failure(self, task: asyncio.Task[None]) -> None:
+        error = failure_of(task)
+        if isinstance(error, BrokerError):
+            self._log_refusal("the broker did not do it: %s", error)
+        elif error is not None:
+            logger.error("a task of the channels failed", exc_info=error)
+
+    def _log_refusal(self, message: str, *values: object) -> None:
+        """Log what the broker did not do. That it is away is for the broker to say, once."""
+        logger.log(logging.WARNING if self._state == "up" else logging.DEBUG, message, *values)
 
     def _after(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call back once, however often this is asked for until then."""
@@ -150,9 +184,36 @@ class Node:
 
     def _note_state(self, state: str) -> None:
         logger.debug("the broker is %s", state)
+        self._state = state
+        self._healing.is_away = state != "up"
+        if state == "up":
+            self._healing.retry()
+            self._refresh()  # it may have forgotten them
+            self._give_up()
 
     def _note_missed(self, channels: Collection[str]) -> None:
         logger.debug("something may be missing in %d channels", len(channels))
+        for channel in channels:
+            if channel in self._rooms:
+                self._rooms[channel].doubt()
+        self._after(random.uniform(0, SPREAD), self._look)  # noqa: S311 - only jitter
+
+    def _look(self) -> None:
+        for room in self._rooms.values():
+            if room.doubts:
+                room.look()
+
+    def _check(self) -> None:
+        """Let the channels be compared with their histories of which nothing came for a while."""
+        kept = [room for room in self._rooms.values() if room.options.history]
+        if kept:
+            self._check_later()
+        if self._state == "up":
+            for room in kept:
+                room.check()
+
+    def _check_later(self) -> None:
+        self._after(random.uniform(*CHECK), self._check)  # noqa: S311 - only jitter
 
     # Rooms
 
@@ -165,7 +226,8 @@ class Node:
         await self.start()
         room = self._rooms.get(channel)
         if room is None:
-            room = self._rooms[channel] = Room(channel, options, self.broker, self.run)
+            room = self._rooms[channel] = Room(channel, options, self.broker, self._healing.add)
+            self._check_later()
         room.uses += 1
         try:
             if room.opening is None or _has_failed(room.opening):
@@ -190,27 +252,34 @@ class Node:
         given_up = [room.name for room in unused if room.unused_since <= until]
         for name in given_up:
             del self._rooms[name]
-        if given_up:
-            self.run(self._unsubscribe(given_up))
+        self._left.update(given_up)
+        self._give_up()
         if len(unused) > len(given_up):
             self._after(LINGER, self._tidy)
 
-    async def _unsubscribe(self, channels: list[str]) -> None:
+    def _give_up(self) -> None:
+        """Unsubscribe from the channels that have been left, if nobody came back meanwhile."""
+        left, self._left = self._left - self._rooms.keys(), set()
+        if left:
+            self.run(self._unsubscribe(left))
+
+    async def _unsubscribe(self, channels: set[str]) -> None:
         for channel in channels:
             try:
-                if channel not in self._rooms:
+                if channel not in self._rooms:  # the last call counts, and who comes subscribes
                     await self.broker.unsubscribe(channel)
-                if channel in self._rooms:  # somebody came meanwhile, and the last call counts
-                    await self.broker.subscribe(channel)
             except BrokerError as error:
-                logger.warning("%.300r stays subscribed: %s", channel, error)
+                self._log_refusal("%.300r stays subscribed for now: %s", channel, error)
+                self._left.add(channel)
+                if self._state == "up":  # else it is tried again when it is
+                    self._after(LINGER, self._give_up)
 
     # Who is there
 
     async def arrive(self, channel: str, present: Present) -> None:
         """Let it be known that somebody is there. Who arrives has to `depart`."""
         self._present[channel, present.client] = present
-        self._after(REFRESH * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311 - only jitter
+        self._refresh_later()
         if await self.broker.presence_add(channel, present):
             await self._tell(channel, "join", present)
 
@@ -240,9 +309,13 @@ class Node:
 
     def _refresh(self) -> None:
         entries = [(channel, present) for (channel, _), present in self._present.items()]
-        if entries:
-            self._after(REFRESH * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311
+        if entries and self._state == "up":
+            self._refresh_later()
             self.run(self.broker.presence_refresh(entries))
+
+    def _refresh_later(self) -> None:
+        seconds = self.broker.presence_ttl / REFRESH
+        self._after(seconds * random.uniform(0.8, 1.2), self._refresh)  # noqa: S311 - only jitter
 
 
 async def _outcome(task: asyncio.Task[None]) -> None:
@@ -264,11 +337,3 @@ async def _outcome(task: asyncio.Task[None]) -> None:
 def _has_failed(task: asyncio.Task[None]) -> bool:
     """Tell whether it is to be tried again by who comes next."""
     return task.done() and (task.cancelled() or task.exception() is not None)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    error = failure_of(task)
-    if isinstance(error, BrokerError):
-        logger.warning("the broker did not do it: %s", error)
-    elif error is not None:
-        logger.error("a task of the channels failed", exc_info=error)
