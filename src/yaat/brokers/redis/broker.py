@@ -43,6 +43,9 @@ TRIES: Final = 4
 MANY: Final = 500
 """How many clients are refreshed by one command."""
 
+AT_ONCE: Final = 100
+"""How many commands are asked for at once, when there are many to give."""
+
 _LAST: Final = 2**63 - 1
 _LONGEST: Final = 2**52  # milliseconds; a script counts in doubles
 
@@ -82,8 +85,9 @@ class RedisBroker(Broker):
         """
         if self._servers is not None:
             raise UsageError("the broker is started already")
-        feed = Feed(on_publication, on_missed)
-        servers = self._servers = Servers(self._place, self.settings, feed, on_state)
+        servers = self._servers = Servers(
+            self._place, self.settings, Feed(on_publication), on_state, on_missed
+        )
         if not self.settings.require:
             return
         try:
@@ -193,11 +197,15 @@ class RedisBroker(Broker):
 
     async def presence_refresh(self, entries: Iterable[tuple[str, Present]]) -> None:
         """Note who is still there; see `Broker.presence_refresh`."""
-        by_channel = groupby(sorted(entries, key=itemgetter(0)), itemgetter(0))
-        for channel, group in by_channel:
+        chunks: list[tuple[str, list[Present]]] = []
+        for channel, group in groupby(sorted(entries, key=itemgetter(0)), itemgetter(0)):
             there = [present for _, present in group]
-            for begin in range(0, len(there), MANY):
-                await self._add(channel, there[begin : begin + MANY])
+            chunks += ((channel, there[at : at + MANY]) for at in range(0, len(there), MANY))
+        for at in range(0, len(chunks), AT_ONCE):
+            works = (self._add(*chunk) for chunk in chunks[at : at + AT_ONCE])
+            for outcome in await asyncio.gather(*works, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     async def _add(self, channel: str, there: list[Present]) -> int:
         arguments: list[Argument] = []

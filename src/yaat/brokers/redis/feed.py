@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, Final
 
-from yaat.brokers.contract import OnMissed, OnPublication, Publication
+from yaat.brokers.contract import OnPublication, Publication
 from yaat.brokers.envelope import unpack
 from yaat.brokers.redis.keys import Keys
 from yaat.brokers.redis.wire import Wire
@@ -52,12 +52,11 @@ class Feed:
     """What is wanted, and what comes of it.
 
     Args:
-        on_publication, on_missed: See `Broker.start`.
+        on_publication: See `Broker.start`.
     """
 
-    def __init__(self, on_publication: OnPublication, on_missed: OnMissed) -> None:
+    def __init__(self, on_publication: OnPublication) -> None:
         self._on_publication: Final = on_publication
-        self._on_missed: Final = on_missed
         self._node: Final = secrets.token_urlsafe(9).encode()
         self._keys: Keys | None = None
         self._sharded = ""
@@ -105,8 +104,11 @@ class Feed:
         """
         await wire.call(self._sharded + "UNSUBSCRIBE", name)
 
-    async def restore(self, wire: Wire, partitions: Iterable[int]) -> None:
+    async def restore(self, wire: Wire, partitions: Iterable[int]) -> set[str]:
         """Subscribe by this connection to all that is wanted of some partitions.
+
+        Returns:
+            The channels: what was published there meanwhile has not come.
 
         Raises:
             AnswerError: The server refuses.
@@ -121,14 +123,7 @@ class Feed:
             for failure in failures:
                 if isinstance(failure, BaseException):
                     raise failure
-        if channels:
-            self._on_missed(channels)
-
-    def forsake(self, wire: Wire, partitions: Iterable[int]) -> None:
-        """Subscribe no more by this connection to what is in some partitions: another one does."""
-        for partition in partitions:
-            for name in self._names.get(partition, ()):
-                wire.send((self._sharded + "UNSUBSCRIBE", name)).add_done_callback(seen)
+        return channels
 
     def take(self, push: list[Any]) -> None:
         """Take what a server pushes."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from yaat.brokers.redis.settings import Settings
-from yaat.brokers.redis.wire import Wire
+from yaat.brokers.redis.wire import AnswerError, Wire, as_broker_error
 from yaat.exceptions import BrokerError, BrokerUnavailable
 from yaat.tasks import failure_of
 
@@ -102,6 +102,8 @@ class Line:
                 self.why = await self._hold()
             except BrokerError as error:
                 self.why = error
+            except AnswerError as error:
+                self.why = as_broker_error(error)
             except Exception as error:
                 logger.exception("connecting failed in a way that nobody expected")
                 self.why = BrokerUnavailable(f"connecting failed: {error!r}")

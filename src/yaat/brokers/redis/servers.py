@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, NamedTuple
 
-from yaat.brokers.contract import OnState
+from yaat.brokers.contract import OnMissed, OnState
 from yaat.brokers.redis.feed import Feed
 from yaat.brokers.redis.keys import Keys, slot_of, tags
 from yaat.brokers.redis.line import Backoff, Line
@@ -175,6 +175,7 @@ class Link:
         self.commands: Final = servers.line(address, None, self._nothing)
         self.live: Final = servers.line(address, self._take, self._restore)
         self._servers = servers
+        self._missed: set[str] = set()
         self._pulse: Final = asyncio.create_task(self._feel(), name="yaat broker pulse")
         self._pulse.add_done_callback(failure_of)
 
@@ -193,7 +194,22 @@ class Link:
         """Prepare a connection for commands: there is nothing to do."""
 
     async def _restore(self, wire: Wire) -> None:
-        await self._servers.feed.restore(wire, self._servers.partitions(self.address))
+        partitions = self._servers.partitions(self.address)
+        self._missed |= await self._servers.feed.restore(wire, partitions)
+
+    async def adopt(self, wire: Wire, partitions: list[int]) -> None:
+        """Subscribe to what is wanted of partitions that have come here from elsewhere."""
+        try:
+            self._missed |= await self._servers.feed.restore(wire, partitions)
+        except (AnswerError, BrokerError) as error:
+            wire.end(f"{self.address} does not take a slot over: {error}")
+
+    def take_missed(self) -> set[str]:
+        """Return in which channels something may be missing, once it can be asked for."""
+        if not self.is_up:
+            return set()
+        missed, self._missed = self._missed, set()
+        return missed
 
     async def _feel(self) -> None:
         """Publish something to ourselves when nothing comes; if that does not come, begin anew.
@@ -229,19 +245,28 @@ class Servers:
         place: What the URL says.
         settings: How to work.
         feed: Where publications come in.
-        on_state: Told `"up"` and `"down"`.
+        on_state, on_missed: See `Broker.start`.
     """
 
-    def __init__(self, place: Place, settings: Settings, feed: Feed, on_state: OnState) -> None:
+    def __init__(
+        self,
+        place: Place,
+        settings: Settings,
+        feed: Feed,
+        on_state: OnState,
+        on_missed: OnMissed,
+    ) -> None:
         self.settings: Final = settings
         self.feed: Final = feed
         self.plan: Plan | None = None
         self.is_up = False
+        self._was_up = False
         self._keys: Keys | None = None
         self._place: Final = place
         self._context: Final = tls(place, settings)
         self._finder: Final = Finder(place, settings, self._context)
         self._on_state: Final = on_state
+        self._on_missed: Final = on_missed
         self._links: Final[dict[Address, Link]] = {}
         self._loop: Final = asyncio.get_running_loop()
         self._why: BrokerError = BrokerUnavailable(f"not yet connected to {place}")
@@ -398,11 +423,15 @@ class Servers:
             if old != new:
                 moved.setdefault((old, new), []).append(partition)
         for (old, new), partitions in moved.items():
-            old_wire, new_wire = self._links[old].live.wire, self._links[new].live.wire
-            if old_wire is not None:
-                self.feed.forsake(old_wire, partitions)
-            if new_wire is not None:  # else they are restored with the connection
-                self.run(self.feed.restore(new_wire, partitions))
+            old_wire, link = self._links[old].live.wire, self._links[new]
+            if old_wire is not None:  # what is still to come by it is found out anew
+                old_wire.end(f"{old} has given up a slot")
+            if link.live.wire is not None:  # else they are restored with the connection
+                self.run(self._adopt(link, link.live.wire, partitions))
+
+    async def _adopt(self, link: Link, wire: Wire, partitions: list[int]) -> None:
+        await link.adopt(wire, partitions)
+        self._note_change()
 
     # How it goes
 
@@ -416,30 +445,34 @@ class Servers:
         return self._why
 
     def _note_change(self) -> None:
-        is_up = self.plan is not None and all(link.is_up for link in self._links.values())
-        if not is_up and self.plan is not None and self._finder.may_change:
-            self._doubt.set()
+        """Tell what follows from the change of a connection."""
+        links = self._links.values()
+        is_up = self.plan is not None and all(link.is_up for link in links)
         if is_up or isinstance(self._trouble, BrokerRefused):
             self._decided.set()
-        if is_up is self.is_up:
-            return
-        self.is_up = is_up
-        if is_up:
-            self._calm()
-        else:
+        if not is_up and self._finder.may_change:
+            self._doubt.set()
+        missed = set[str]().union(*(link.take_missed() for link in links))
+        if missed:
+            self._on_missed(missed)
+        if is_up is not self.is_up:
+            self.is_up = is_up
+            self._on_state("up" if is_up else "down")
+        self._log(is_up=is_up)
+
+    def _log(self, *, is_up: bool) -> None:
+        """Log when it goes down, and once a minute while it is; and when it is up again."""
+        if not is_up and self._complaint is None and (self._was_up or not self.settings.require):
             self._complain()
-        self._on_state("up" if is_up else "down")
-
-    def _complain(self) -> None:
-        """Log that it is down: at once, and once a minute."""
-        logger.warning("the broker is down: %s", self._trouble)
-        self._complaint = self._loop.call_later(AGAIN, self._complain)
-
-    def _calm(self) -> None:
-        if self._complaint is not None:
+        elif is_up and self._complaint is not None:
             self._complaint.cancel()
             self._complaint = None
             logger.warning("the broker is up again")
+        self._was_up = self._was_up or is_up
+
+    def _complain(self) -> None:
+        logger.warning("the broker is down: %s", self._trouble)
+        self._complaint = self._loop.call_later(AGAIN, self._complain)
 
 
 def _again(error: BrokerError) -> BrokerError:

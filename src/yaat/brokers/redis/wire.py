@@ -333,7 +333,8 @@ async def _introduce(wire: Wire, settings: Settings) -> None:
     with contextlib.suppress(AnswerError):  # not every user may ask
         role, *_ = await wire.call("ROLE")
         if role != b"master":
-            raise BrokerUnavailable(f"{wire.address} is a replica: it takes no publications")
+            what = role.decode("latin-1")
+            raise BrokerUnavailable(f"{wire.address} is a {what}: it takes no publications")
 
 
 async def _info(wire: Wire, settings: Settings) -> bytes:
