@@ -7,6 +7,7 @@ from types import ModuleType
 from benchmarks import broker, check, echo, memory, overhead, page, startup
 from benchmarks.fanout import part as fanout
 from benchmarks.fanout import rooms, stalls
+from benchmarks.network import part as redis
 from benchmarks.peers import PEERS, Peer, chosen
 from benchmarks.servers import part as server
 from benchmarks.settings import Settings
@@ -22,6 +23,7 @@ PARTS: dict[str, ModuleType] = {
     "rooms": rooms,
     "stalled": stalls,
     "broker": broker,
+    "redis": redis,
 }
 
 
@@ -46,7 +48,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--connections", type=int, help="how many idle ones memory opens, and who listen in fanout"
     )
-    parser.add_argument("--row", action="append", default=[], help="of fanout, by its title")
+    parser.add_argument(
+        "--row", action="append", default=[], help="of fanout or redis, by its title"
+    )
     parser.add_argument("--ws", default="websockets-sansio", help="uvicorn's WebSocket class")
     parser.add_argument("--instructions", action="store_true", help="count them with valgrind")
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="where plots go")
