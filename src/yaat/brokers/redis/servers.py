@@ -23,7 +23,7 @@ from yaat.brokers.redis.wire import (
     log_in,
 )
 from yaat.exceptions import BrokerError, BrokerRefused, BrokerUnavailable
-from yaat.tasks import cancelled, failure_of
+from yaat.tasks import failure_of
 
 logger = logging.getLogger("yaat.broker")
 
@@ -318,7 +318,12 @@ class Servers:
             self._complaint.cancel()
         for link in self._links.values():
             self._tasks.update(link.close())
-        await cancelled(set(self._tasks), CLOSE)
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        _, stubborn = await asyncio.wait(tasks, timeout=CLOSE)
+        for task in stubborn:
+            logger.error("%r did not end within %s s of being cancelled", task, CLOSE)
 
     # Where they are
 

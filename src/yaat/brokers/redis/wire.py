@@ -112,9 +112,8 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a stream, as was asked
-        self._transport = transport
-        transport.set_write_buffer_limits(high=self._high)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport.set_write_buffer_limits(high=self._high)
 
     def data_received(self, data: bytes) -> None:
         """Take answers and pushes."""
