@@ -20,7 +20,7 @@ import pytest
 
 from apps.budgets import BUDGET
 from apps.channels_peer import Rooms, done, joined, number, numbers, order, sleep, wake
-from clients import SocketClient
+from clients import NO_CLOSE, SocketClient
 from served import closed, read_all
 from servers import SPECS, Server, ServerPool, ServerSpec
 from yaat.outbox import OVERHEAD
@@ -391,14 +391,23 @@ async def test_a_connection_is_lost_while_much_waits(rooms: Rooms, way: str) -> 
 
 @pytest.mark.parametrize(("do", "code"), [("end", 1000), ("refuse", 4007)])
 async def test_a_handler_ends_while_much_waits(rooms: Rooms, do: str, code: int) -> None:
-    """The close comes behind what waits."""
+    """The close comes behind what waits.
+
+    Where `send` does not wait, nothing waits with us: the server has it all and the close behind
+    it, and how long it keeps them is its own affair. autobahn, under daphne, hangs up a second
+    after the close, with all that is not read yet.
+    """
     async with stalled(rooms, "roomy") as sleeper:
         await rooms.post("/flow/roomy", count=MANY, size=SIZE)
         await sleeper.send_json({"do": do})
         await rooms.recorded("left")
         wake(sleeper)
         messages, end = await read_all(sleeper)
-        assert list(map(number, messages)) == list(range(MANY))
+        received = list(map(number, messages))
+        if not rooms.facts.send_waits and end.code == NO_CLOSE:
+            assert received == list(range(len(received)))
+            return
+        assert received == list(range(MANY))
         assert end.code == code
 
 

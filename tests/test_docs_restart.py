@@ -55,6 +55,12 @@ async def page(request: Request) -> HTMLResponse:
     return HTMLResponse(PAGE % SCRIPT.read_text())
 
 
+@app.route("/quiet")
+async def quiet(request: Request) -> HTMLResponse:
+    # With no connection of its own, the end of which could come in between.
+    return HTMLResponse(f"<!doctype html><script>{SCRIPT.read_text()}</script>")
+
+
 @app.route("/health")
 async def health(request: Request) -> TextResponse:
     return TextResponse("ok")
@@ -203,7 +209,7 @@ async def test_a_page_comes_back(server: Server) -> None:
 
 async def test_a_page_that_is_sent_away_stays_away(server: Server) -> None:
     async with chromium() as browser, await browser.new_page() as page:
-        await page.goto(server.url("/").replace("ws:", "http:"))
+        await page.goto(server.url("/quiet").replace("ws:", "http:"))
         waits = await page.evaluate(
             """(url) => {
                 const waits = [];
@@ -228,7 +234,7 @@ async def test_a_page_that_is_sent_away_stays_away(server: Server) -> None:
 
 async def test_a_page_waits_longer_and_longer(server: Server) -> None:
     async with chromium() as browser, await browser.new_page() as page:
-        await page.goto(server.url("/").replace("ws:", "http:"))
+        await page.goto(server.url("/quiet").replace("ws:", "http:"))
         server.terminate()
         server.wait()
         waits = await page.evaluate(
