@@ -66,10 +66,10 @@ if once then
 end
 local time = now()
 if keeps then
-  offset = redis.call('HINCRBY', known, 'o', 1)
-  if offset == 1 then redis.call('DEL', stream) end
+  offset = offset + 1
   redis.call('XADD', stream, 'MAXLEN', size, string.format('%.0f-%.0f', offset, time),
     'd', envelope, 'x', string.format('%.0f', math.floor(time / 1000) + ttl))
+  redis.call('HSET', known, 'o', string.format('%.0f', offset))
   redis.call('PEXPIRE', stream, ttl)
   redis.call('PEXPIRE', known, lasting)
 end

@@ -127,7 +127,7 @@ class Wire(asyncio.Protocol):
                 else:
                     self._take(answer)
         except (hiredis.ProtocolError, IndexError) as error:
-            self.end(f"the server does not speak its protocol: {error}")
+            self.end(f"{self.address} does not speak the protocol of Redis: {error}")
         if not self._is_full:
             self._room.set()
 
