@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -14,13 +14,14 @@ from yaat.brokers.contract import Content, Position, Present
 from yaat.brokers.memory import MemoryBroker
 from yaat.channels.formats import AS_PUBLISHED
 from yaat.channels.members import Subscriber
-from yaat.channels.node import BREATH, CLOSE, LINGER, REFRESH, Node
+from yaat.channels.node import BREATH, CHECK, CLOSE, LINGER, REFRESH, SPREAD, Node
 from yaat.channels.options import ChannelOptions, Channels
-from yaat.channels.room import Room
-from yaat.exceptions import BrokerUnavailable, UsageError
+from yaat.channels.room import READERS, RETRY, Room
+from yaat.exceptions import BrokerRefused, BrokerUnavailable, PositionLost, UsageError
 
 ROOM, OTHER = "room:1", "room:2"
 KEPT = ChannelOptions(history=10, presence=True)
+BARE = ChannelOptions()
 CHANNELS = Channels({"room:{id}": KEPT})
 OFTEN = ScriptedBroker.presence_ttl / REFRESH
 ALICE = Present("a", "alice", {"n": 1})
@@ -43,6 +44,14 @@ class Place:
     async def publish(self, text: str = "x", channel: str = ROOM) -> Position:
         content = Content("text", text.encode())
         return (await self.node.publish(channel, KEPT, content, None)).position
+
+    def say_state(self, state: Literal["up", "down"]) -> None:
+        assert self.broker.tell_state is not None
+        self.broker.tell_state(state)
+
+    def say_missed(self, *channels: str) -> None:
+        assert self.broker.tell_missed is not None
+        self.broker.tell_missed(channels)
 
     async def listener(self, channel: str = ROOM) -> "Listener":
         listener = Listener(await self.enter(channel))
@@ -360,8 +369,7 @@ async def test_the_state_of_the_broker_is_noted(caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.DEBUG, "yaat.channel")
     async with place() as here:
         await here.node.start()
-        assert here.broker.tell_state is not None
-        here.broker.tell_state("down")
+        here.say_state("down")
         assert "the broker is down" in caplog.text
 
 
@@ -594,6 +602,301 @@ async def test_one_subscription_that_cannot_be_given_up_keeps_no_other(
         assert here.broker.subscribed == set()
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+@in_no_time
+async def test_the_broker_is_away_when_a_room_is_given_up(
+    *, comes_back: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is given up when the broker is back, unless somebody needs it then."""
+    async with place() as here:
+        (await here.listener()).leave(here.node)
+        here.say_state("down")
+        here.broker.fail("unsubscribe", down())
+        await asyncio.sleep(10 * LINGER)
+        assert here.broker.count("unsubscribe") == 1
+        assert here.broker.subscribed == {ROOM}
+        if comes_back:
+            again = await here.listener()
+        here.say_state("up")
+        await asyncio.sleep(3 * LINGER)
+        assert here.broker.subscribed == ({ROOM} if comes_back else set())
+        assert caplog.records == []  # that it is away is for the broker to say
+        if comes_back:
+            here.broker.say(ROOM, "x")
+            assert again.texts == ["x"]
+            assert here.broker.count("unsubscribe") == 1
+
+
+# An outage
+
+
+@pytest.mark.parametrize(
+    ("lost", "kept", "texts"),
+    [([], 9, []), (["a"], 9, ["a"]), (["a", "b"], 2, ["a", "b"]), (["a", "b"], 1, None)],
+)
+@in_no_time
+async def test_what_an_outage_cost_is_brought_or_told(
+    lost: list[str], kept: int, texts: list[str] | None
+) -> None:
+    async with place() as here:
+        listener = await here.listener()
+        here.say_state("down")
+        here.broker.keep(ROOM, *lost)
+        del here.broker.kept[ROOM][: len(lost) - kept if kept < len(lost) else 0]
+        here.say_missed(ROOM)
+        here.say_state("up")
+        assert not here.node.is_up
+        await asyncio.sleep(SPREAD)
+        await idle()
+        assert here.node.is_up
+        assert here.broker.count("history") == 2
+        if texts is None:
+            with pytest.raises(PositionLost):
+                await listener.wait()
+        else:
+            assert listener.texts == texts
+
+
+@in_no_time
+async def test_what_cannot_have_missed_anything_is_not_looked_for() -> None:
+    async with place() as here:
+        (await here.listener(OTHER)).leave(here.node)
+        here.node.leave(await here.node.enter("bare", BARE))
+        here.say_missed(OTHER, "bare", "room:unknown")
+        await asyncio.sleep(SPREAD)
+        await idle()
+        assert here.broker.count("history") == 1
+        assert here.node.is_up
+
+
+@in_no_time
+async def test_the_nodes_do_not_look_all_at_once() -> None:
+    async with place() as here:
+        await here.listener()
+        loop, waited = asyncio.get_running_loop(), set()
+        for _ in range(20):
+            asked = here.broker.next("history")
+            start = loop.time()
+            here.say_missed(ROOM)
+            await asked
+            waited.add(loop.time() - start)
+            await idle()
+        assert 0 <= min(waited) < SPREAD / 3
+        assert 2 * SPREAD / 3 < max(waited) <= SPREAD
+
+
+@in_no_time
+async def test_many_rooms_look_into_their_histories_by_few_tasks() -> None:
+    async with place() as here:
+        listeners = [await here.listener(f"room:{n}") for n in range(500)]
+        for listener in listeners:
+            here.broker.keep(listener.room.name, "lost")
+        here.broker.calls.clear()
+        here.broker.hold("history")
+        here.say_missed(*(listener.room.name for listener in listeners))
+        await asyncio.sleep(SPREAD)
+        await idle()
+        assert here.broker.count("history") == READERS
+        assert len(asyncio.all_tasks()) == 1 + READERS
+        assert not here.node.is_up
+        here.broker.let_go("history")
+        await idle(3 * len(listeners))
+        assert here.broker.count("history") == len(listeners)
+        assert {tuple(listener.texts) for listener in listeners} == {("lost",)}
+        assert here.node.is_up
+
+
+@pytest.mark.parametrize("moment", ["waits", "is due", "is read", "failed"])
+@in_no_time
+async def test_another_outage_while_a_room_is_healed(moment: str) -> None:
+    async with place() as here:
+        listener = await here.listener()
+        if moment == "failed":
+            here.broker.fail("history", down())
+        elif moment == "is read":
+            here.broker.hold("history")
+        here.broker.keep(ROOM, "a")
+        here.say_missed(ROOM)
+        if moment != "waits":
+            await asyncio.sleep(SPREAD)
+            await idle(0 if moment == "is due" else 12)
+        here.broker.keep(ROOM, "b")
+        here.say_missed(ROOM)
+        if moment == "is read":
+            here.broker.let_go("history")
+        await asyncio.sleep(SPREAD)
+        await idle()
+        assert listener.texts == ["a", "b"]
+        assert here.node.is_up
+
+
+@in_no_time
+async def test_another_outage_before_a_room_is_healed(caplog: pytest.LogCaptureFixture) -> None:
+    """While it lasts nothing is asked for; then it goes on at once."""
+    async with place() as here:
+        listeners = [await here.listener(f"room:{n}") for n in range(3)]
+        for listener in listeners:
+            here.broker.keep(listener.room.name, "a")
+        here.broker.calls.clear()
+        here.broker.fail("history", *[down()] * 3)
+        here.say_missed(*(listener.room.name for listener in listeners))
+        await asyncio.sleep(SPREAD)
+        here.say_state("down")
+        await asyncio.sleep(10 * CHECK[1])
+        assert here.broker.count("history") == 3
+        assert not here.node.is_up
+        here.say_state("up")
+        assert not here.node.is_up
+        await idle()
+        assert [listener.texts for listener in listeners] == [["a"]] * 3
+        assert here.node.is_up
+        assert caplog.records == []
+
+
+@in_no_time
+async def test_a_history_that_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """That is said, and the node is not well until it is over."""
+    async with place() as here:
+        listener = await here.listener()
+        here.broker.keep(ROOM, "a")
+        here.broker.fail("history", *[BrokerRefused("no permission")] * 2)
+        here.say_missed(ROOM)
+        await asyncio.sleep(SPREAD)
+        await idle()
+        assert not here.node.is_up
+        assert [record.levelno for record in caplog.records] == [logging.WARNING]
+        await asyncio.sleep(3 * RETRY)
+        assert listener.texts == ["a"]
+        assert here.node.is_up
+
+
+@in_no_time
+async def test_an_outage_while_a_room_opens() -> None:
+    async with place() as here:
+        here.broker.hold("history")
+        entering = here.entering()
+        await idle()
+        here.broker.keep(ROOM, "a")  # its answer is older than that
+        here.say_missed(ROOM)
+        here.broker.let_go("history")
+        listener = Listener(await entering)
+        await listener.room.catch_up(listener, None, 0)
+        await asyncio.sleep(SPREAD)
+        await idle()
+        assert listener.room.position.offset == 1
+        assert here.node.is_up
+
+
+@in_no_time
+async def test_whether_it_is_up() -> None:
+    here = Place()
+    assert not here.node.is_up
+    here.broker.hold("start")
+    starting = asyncio.create_task(here.node.start())
+    await idle()
+    assert not here.node.is_up
+    here.broker.let_go("start")
+    await starting
+    assert here.node.is_up
+    here.say_state("down")
+    assert not here.node.is_up
+    here.say_state("up")
+    assert here.node.is_up
+    await here.node.close()
+    assert not here.node.is_up
+
+
+@in_no_time
+async def test_the_broker_comes_up_after_the_start() -> None:
+    """As one does that may be away then."""
+    async with place() as here:
+        begin = here.broker.start
+
+        async def start(*callbacks: Any) -> None:
+            await begin(callbacks[0], lambda _: None, callbacks[2])
+            here.broker.tell_state = callbacks[1]
+
+        setattr(here.broker, "start", start)  # noqa: B010 - a method, as mypy knows
+        await here.node.start()
+        assert not here.node.is_up
+        here.say_state("up")
+        assert here.node.is_up
+
+
+@in_no_time
+async def test_a_gap_or_a_check_is_no_outage() -> None:
+    async with place() as here:
+        await here.listener()
+        here.broker.hold("history")
+        here.broker.keep(ROOM, "a")
+        here.broker.say(ROOM, "b")
+        await idle()
+        assert here.broker.count("history") == 2
+        assert here.node.is_up
+
+
+# Channels of which nothing comes
+
+
+@in_no_time
+async def test_what_got_lost_last_of_all_is_found() -> None:
+    async with place() as here:
+        listener = await here.listener()
+        here.broker.say(ROOM, "a")
+        assert listener.texts == ["a"]
+        here.broker.keep(ROOM, "b")
+        await asyncio.sleep(2 * CHECK[1])
+        assert listener.texts == ["b"]
+        here.broker.keep(ROOM, "c")
+        del here.broker.kept[ROOM][:]
+        await asyncio.sleep(2 * CHECK[1])
+        with pytest.raises(PositionLost):
+            await listener.wait()
+
+
+@in_no_time
+async def test_a_channel_that_is_heard_of_is_not_checked() -> None:
+    async with place() as here:
+        listener = await here.listener()
+        for _ in range(20):
+            await asyncio.sleep(0.4 * CHECK[0])
+            here.broker.say(ROOM, "x")
+        assert len(listener.texts) == 20
+        assert here.broker.count("history") == 1
+        await asyncio.sleep(10 * CHECK[1])
+        assert 8 <= here.broker.count("history") - 1 <= 10 * CHECK[1] / CHECK[0]
+
+
+@pytest.mark.parametrize("case", ["down", "unused", "without history"])
+@in_no_time
+async def test_what_is_not_checked(case: str) -> None:
+    async with place() as here:
+        room = await here.node.enter(ROOM, BARE if case == "without history" else KEPT)
+        before = here.broker.count("history")
+        if case == "down":
+            here.say_state("down")
+        elif case == "unused":
+            here.node.leave(room)
+        await asyncio.sleep(10 * CHECK[1])
+        assert here.broker.count("history") == before
+        assert bool(here.node._timers) == (case == "down")
+        await here.listener(OTHER)
+        here.say_state("up")
+        await asyncio.sleep(2 * CHECK[1])
+        assert here.broker.count("history") > before + 1  # and it goes on
+
+
+@in_no_time
+async def test_how_often_it_is_checked_is_read_when_it_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("yaat.channels.node.CHECK", (0.1, 0.2))
+    async with place() as here:
+        await here.listener()
+        await asyncio.sleep(2)
+        assert 8 <= here.broker.count("history") <= 20
+
+
 # Who is there
 
 
@@ -668,6 +971,50 @@ async def test_a_refresh_that_fails_is_made_the_next_time(
         await asyncio.sleep(1.25 * OFTEN)
         assert here.broker.present == {ROOM: {"a": ALICE}}
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+@in_no_time
+async def test_who_is_there_is_added_again_after_an_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with place() as here:
+        await here.node.start()
+        await here.node.arrive(ROOM, ALICE)
+        here.say_state("down")
+        here.broker.present.clear()
+        await asyncio.sleep(10 * OFTEN)
+        assert here.broker.count("presence_refresh") == 0  # in vain
+        here.say_state("up")
+        await idle()
+        assert here.broker.present == {ROOM: {"a": ALICE}}
+        await asyncio.sleep(1.25 * OFTEN)
+        assert here.broker.count("presence_refresh") == 2
+        assert caplog.records == []
+        assert here.events == [("join", "a")]
+        assert here.broker.count("presence_add") == 1
+
+
+@in_no_time
+async def test_how_often_it_is_told_is_for_the_broker_to_say() -> None:
+    async with place() as here:
+        here.broker.presence_ttl = 3.0
+        await here.node.start()
+        await here.node.arrive(ROOM, ALICE)
+        await asyncio.sleep(12)
+        assert 9 <= here.broker.count("presence_refresh") <= 15
+
+
+@in_no_time
+async def test_who_goes_while_the_broker_is_away_is_not_worth_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with place() as here:
+        await here.node.start()
+        await here.node.arrive(ROOM, ALICE)
+        here.say_state("down")
+        here.broker.fail("presence_remove", down())
+        await here.node.depart(ROOM, ALICE)
+        assert caplog.records == []
 
 
 @pytest.mark.parametrize("operation", ["presence_remove", "publish"])

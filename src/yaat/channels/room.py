@@ -22,7 +22,7 @@ HELD_BYTES: Final = 4_194_304
 """How many publications are held while the history is read, and of how many bytes. When they are
 more it is read again: the first that is still held shows that some are missing."""
 
-RETRY: Final = 1.0
+RETRY: Final = 0.5
 """How long, in seconds, until the history is asked for again that could not be read; on average."""
 
 TRIES: Final = 3
