@@ -6,7 +6,7 @@ RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check conformance coverage fuzz format docs bench screenshot clean
+.PHONY: demo test check conformance coverage fuzz chaos format docs bench screenshot clean
 .DEFAULT_GOAL := test
 
 .tools/bin/uv:
@@ -50,6 +50,11 @@ FUZZ_SECONDS ?= 60
 fuzz: .venv/ready
 	$(UV) sync --quiet --frozen --inexact --all-extras --group fuzz
 	PYTHONPATH=tests $(RUN) python -m fuzz --seconds $(FUZZ_SECONDS)
+
+# Kills, freezes and cuts off what carries the channels, ours and others'; says what got lost. 5 min.
+CHAOS ?=
+chaos: .venv/ready
+	PYTHONPATH=tests $(RUN) python -m chaos $(CHAOS)
 
 docs: .venv/ready
 	$(RUN) mkdocs build --strict

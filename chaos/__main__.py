@@ -1,0 +1,73 @@
+"""`python -m chaos`: put systems to the proof, print what became of them; 1 if ours failed."""
+
+import argparse
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from chaos.checker import Window, check
+from chaos.contenders import CONTENDERS
+from chaos.faults import SCENARIOS, Scenario
+from chaos.log import Event
+from chaos.report import Outcome, kinds_table, scenario_table
+from chaos.stage import TTL, Contender, play, subscribers
+
+SECONDS = 40.0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="which faults come when")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long they go on")
+    parser.add_argument("--system", action="append", help="one whose name begins so; several times")
+    parser.add_argument("--scenario", action="append", choices=[each.name for each in SCENARIOS])
+    parser.add_argument("--logs", type=Path, help="a folder to keep the logs in")
+    return parser.parse_args()
+
+
+async def tried(contender: Contender, scenario: Scenario, given: argparse.Namespace) -> Outcome:
+    events = await play(contender, scenario, given.seconds, given.seed)
+    if given.logs:
+        keep(given.logs / f"{contender.module}-{scenario.name}.log", events)
+    return judged(contender, scenario, events)
+
+
+def judged(contender: Contender, scenario: Scenario, events: list[Event]) -> Outcome:
+    window = Window(contender.history, TTL) if contender.is_ours else None
+    return Outcome(contender, scenario, events, check(events, window, subscribers()))
+
+
+def keep(path: Path, events: Iterable[Event]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{event.line()}\n" for event in sorted(events)))
+
+
+async def all_tried(
+    contenders: Sequence[Contender], scenarios: Sequence[Scenario], given: argparse.Namespace
+) -> list[list[Outcome]]:
+    """Try them, all of one scenario at once: they have next to nothing to do."""
+    return [
+        list(await asyncio.gather(*(tried(each, scenario, given) for each in contenders)))
+        for scenario in scenarios
+    ]
+
+
+def main() -> None:
+    given = arguments()
+    names = tuple(name.lower() for name in given.system or [""])
+    contenders = [each for each in CONTENDERS if each.name.lower().startswith(names)]
+    scenarios = [each for each in SCENARIOS if each.name in (given.scenario or [each.name])]
+    tries = asyncio.run(all_tried(contenders, scenarios, given))
+    print(f"\n## Chaos: seed {given.seed}, {given.seconds:g} s\n")
+    for scenario, outcomes in zip(scenarios, tries, strict=True):
+        print(scenario_table(scenario, outcomes))
+    ours = [each for outcomes in tries for each in outcomes if each.contender.is_ours]
+    for outcome in ours:
+        print(kinds_table(outcome))
+    for outcome in ours:
+        for failure in outcome.failures():
+            print(failure)
+    raise SystemExit(any(outcome.has_failed for outcome in ours))
+
+
+main()

@@ -1,0 +1,100 @@
+"""What is printed: tables, and the first violation of ours with what happened around it."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from benchmarks.figures import table
+
+from chaos.checker import Resumed, Verdict, Violation, explain
+from chaos.faults import Scenario
+from chaos.log import Event
+from chaos.stage import Contender
+
+AIM: Final = 1.0
+"""Within so many seconds of the broker's return after kill -9 delivery has to go on."""
+
+QUIET: Final = ("half-open", "slow")
+"""Faults after which the broker does not come back: it was there."""
+
+HEAD: Final = (
+    *("", "acknowledged", "due", "delivered", "lost in silence", "lost and told", "doubled"),
+    *("out of order", "phantom", "median (s)", "worst (s)"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a system in a scenario."""
+
+    contender: Contender
+    scenario: Scenario
+    events: list[Event]
+    verdict: Verdict
+
+    @property
+    def outages(self) -> list[float]:
+        return [each.seconds for each in self.verdict.resumed if each.kind not in QUIET]
+
+    @property
+    def slow(self) -> list[Resumed]:
+        """Who took too long after kill -9."""
+        is_asked = self.scenario.name == "kill"
+        return [each for each in self.verdict.resumed if is_asked and each.seconds > AIM]
+
+    @property
+    def has_failed(self) -> bool:
+        return self.contender.is_ours and bool(self.verdict.violations or self.slow)
+
+    def line(self) -> list[str]:
+        told = self.verdict
+        return [
+            self.contender.name,
+            *(f"{number:,}" for number in (told.acknowledged, told.due, told.delivered)),
+            *(f"{number:,}" for number in (told.count("silent"), told.told)),
+            *(f"{told.count(kind):,}" for kind in ("doubled", "disordered", "phantom")),
+            *seconds(self.outages),
+        ]
+
+    def kinds(self) -> Iterator[list[str]]:
+        for kind in sorted({each.kind for each in self.verdict.resumed}):
+            times = [each.seconds for each in self.verdict.resumed if each.kind == kind]
+            yield [kind, str(len(times)), *seconds(times)]
+
+    def failures(self) -> Iterator[str]:
+        """Say what must not be, and explain the first."""
+        name = f"{self.contender.name}, {self.scenario.name}"
+        violations = self.verdict.violations
+        if violations:
+            yield f"{name}: {summary(violations)}. The first:\n\n{self.explained(violations[0])}"
+        for each in self.slow:
+            yield f"{name}: {each.subscriber} went on {each.seconds:.2f} s after the return"
+
+    def explained(self, violation: Violation) -> str:
+        return explain(self.events, violation)
+
+
+def seconds(times: Sequence[float]) -> list[str]:
+    if not times:
+        return ["", ""]
+    return [
+        "never" if value == inf else f"{value:.2f}"
+        for value in (statistics.median_low(times), max(times))
+    ]
+
+
+def summary(violations: Iterable[Violation]) -> str:
+    kinds = [violation.kind for violation in violations]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+
+
+def scenario_table(scenario: Scenario, outcomes: Iterable[Outcome]) -> str:
+    return f"### {scenario.title}\n\n{table(HEAD, [each.line() for each in outcomes])}\n"
+
+
+def kinds_table(outcome: Outcome) -> str:
+    head = ("", "times", "median (s)", "worst (s)")
+    title = f"### {outcome.contender.name}, {outcome.scenario.name}, by fault"
+    return f"{title}\n\n{table(head, outcome.kinds())}\n"
