@@ -6,10 +6,9 @@ import pytest
 
 import yaat
 from brokers import DistantBroker
-from scripted_broker import ScriptedBroker
 from yaat.brokers.memory import MemoryBroker
 from yaat.channels import BlockingHub, ChannelOptions, Channels, Hub
-from yaat.channels.outside import connect, connect_blocking, is_heard_outside
+from yaat.channels.outside import connect, connect_blocking
 from yaat.exceptions import ArgumentError, BrokerUnavailable
 
 CHANNELS = Channels({"room:{id}": ChannelOptions(history=10, presence=True)})
@@ -92,9 +91,3 @@ def test_the_blocking_one_is_made_here() -> None:
 
 def test_they_are_public() -> None:
     assert (yaat.connect, yaat.connect_blocking) == (connect, connect_blocking)
-
-
-def test_what_is_heard_by_other_processes() -> None:
-    assert is_heard_outside(ScriptedBroker())
-    assert not is_heard_outside(MemoryBroker("space"))
-    assert not is_heard_outside(DistantBroker()), "nor is what is made of memory"

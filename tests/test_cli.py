@@ -1,11 +1,16 @@
-"""The command `yaat`: what each option becomes, what is refused, and what its help says."""
+"""The command `yaat`: what each option becomes, what is refused, and what its help says.
 
+What `yaat publish` publishes a real server has.
+"""
+
+import asyncio
+import io
 import re
 import subprocess
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import Field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +19,13 @@ from typing import Any
 import pytest
 
 import yaat.server
+from redis_servers import RedisServer
+from running import run_once
 from yaat import cli
+from yaat.brokers.memory import MemoryBroker
+from yaat.channels import Channel, ChannelOptions, Channels, connect
 from yaat.cli import WIDTH, main
-from yaat.exceptions import ArgumentError, UsageError
+from yaat.exceptions import ArgumentError, BrokerRefused, BrokerUnavailable, UsageError
 from yaat.server import ServerSettings
 
 FIELDS = {field.name: field for field in fields(ServerSettings)}
@@ -344,6 +353,7 @@ def test_the_commands(say: Say) -> None:
     said = say("--help")
     assert said.code == 0
     assert re.search(r"^ +run +serve an application$", said.out, re.MULTILINE)
+    assert re.search(r"^ +publish +publish to a channel of an application$", said.out, re.MULTILINE)
 
 
 # Where something is missing.
@@ -380,3 +390,237 @@ def test_it_is_a_module_and_a_command() -> None:
 def test_a_field_knows_its_group() -> None:
     """Who adds one without it learns so here."""
     assert all(isinstance(field, Field) and field.metadata["group"] for field in FIELDS.values())
+
+
+# yaat publish
+
+CHANNELS = Channels({"room:{id}": ChannelOptions(history=10)})
+PROGRAM = """
+import yaat
+
+CHANNELS = yaat.Channels({"room:{id}": yaat.ChannelOptions(history=10)})
+app = yaat.Yaat(channels=CHANNELS)
+OTHER = 5
+"""
+PASSWORD = "s3/cr@t"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer(password=PASSWORD) as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: RedisServer) -> Iterator[str]:
+    yield server.url()
+    server.call("FLUSHALL")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module with channels, and the options by which they are found."""
+    (tmp_path / "published.py").write_text(PROGRAM)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "published", raising=False)
+    return f"--app-dir {tmp_path} --channels published"
+
+
+def kept(url: str, name: str = "room:1") -> list[Any]:
+    async def read() -> list[Any]:
+        async with connect(url, channels=CHANNELS) as broker:
+            history = await broker.channel(name).history()
+            assert all(each.position.epoch == history.top.epoch for each in history.publications)
+            return [(each.data, each.content.key) for each in history.publications]
+
+    return asyncio.run(read())
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Give the standard input."""
+
+    def give(data: bytes) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+    return give
+
+
+@pytest.mark.parametrize(
+    ("words", "data"),
+    [
+        (["a text"], "a text"),
+        (["5"], "5"),
+        (["--", "-x"], "-x"),
+        (["--json", '{"n": [1, null]}'], {"n": [1, None]}),
+        (["--bytes", "a\udcff"], b"a\xff"),
+    ],
+)
+def test_what_is_published(
+    words: list[str], data: Any, url: str, program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["publish", *f"{program}:CHANNELS {url} room:1".split(), *words])
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"1-[\w-]+\n", out)
+    assert err == ""
+    assert kept(url) == [(data, None)]
+
+
+@pytest.mark.parametrize(
+    ("options", "data"),
+    [([], '{"n": 1}\n'), (["--json"], {"n": 1}), (["--bytes"], b'{"n": 1}\n')],
+)
+def test_what_comes_by_the_standard_input(
+    options: list[str], data: Any, url: str, program: str, given: Callable[[bytes], None]
+) -> None:
+    """As it is, with its last line feed."""
+    given(b'{"n": 1}\n')
+    main(["publish", *f"{program}:app {url} room:1 -".split(), *options])
+    assert kept(url) == [(data, None)]
+
+
+def test_once_and_key(url: str, program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = f"publish {program}:app.hub.channels {url} room:1 x --once o --key k".split()
+    for _ in range(2):
+        main(words)
+    first, again = capsys.readouterr().out.split()
+    assert first == again
+    assert kept(url) == [("x", "k")]
+
+
+def test_without_channels_it_is_only_sent_out(
+    url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("THE_BROKER", url)
+    main(["publish", "env:THE_BROKER", "room:1", "x"])
+    assert capsys.readouterr() == ("", "")
+    assert kept(url) == []
+
+
+async def test_a_subscriber_elsewhere_hears_it(url: str, tmp_path: Path) -> None:
+    """From a process of its own, whose arguments have no password in them."""
+    (tmp_path / "published.py").write_text(PROGRAM)
+    async with connect(url, channels=CHANNELS) as broker:
+        channel = broker.channel("room:1")
+        await channel.publish("before")
+        heard = channel.subscribe(last=1)
+        assert (await anext(heard)).data == "before"
+        words = ["publish", "env:THE_BROKER", "room:1", "live", "--channels", "published:CHANNELS"]
+        variable = {"THE_BROKER": url}
+        asked = await asyncio.to_thread(run_once, *words, environment=variable, cwd=tmp_path)
+        assert (asked.returncode, asked.stderr) == (0, "")
+        publication = await anext(heard)
+        assert publication.data == "live"
+        assert asked.stdout == f"{publication.position}\n"
+        await heard.aclose()
+
+
+# What it refuses
+
+ANYWHERE = "redis://:se%2Fcret@127.0.0.1:1"
+UNMEANT = {
+    f"{ANYWHERE} a": "required: DATA",
+    f"{ANYWHERE} a b c": "unknown: c",
+    f"{ANYWHERE} a b --what": "unknown: --what",
+    f"{ANYWHERE} a b --json --bytes": "not allowed with",
+    f"{ANYWHERE} a {{ --json": "DATA is not JSON",
+    f"{ANYWHERE} a \udcff": "DATA is not UTF-8; is it --bytes?",
+    f"{ANYWHERE} {256 * 'a'} b": "1 to 255 bytes",
+    f"{ANYWHERE} a b --once \udcff": "UTF-8",
+    f"{ANYWHERE} a b --channels nowhere:CHANNELS": "there is no module 'nowhere' in ",
+    f"{ANYWHERE} a b --channels os.nowhere:CHANNELS": "there is no module 'os.nowhere' in ",
+    f"{ANYWHERE} a b --channels os:CHANNELS": "there is no 'CHANNELS' in 'os'",
+    f"{ANYWHERE} a b --channels os:name": "os:name is neither Channels nor a Yaat, but a str",
+    f"{ANYWHERE} a b --channels os": "--channels is module:NAME, not 'os'",
+    f"{ANYWHERE} a b --channels .os:a": "--channels is module:NAME, not '.os:a'",
+    f"{ANYWHERE} a b --channels os:": "--channels is module:NAME, not 'os:'",
+    "smoke://:se%2Fcret@nowhere a b": "no broker is known for 'smoke'",
+    "redis://:se/cret@nowhere a b": "%2F",
+    "redis://:se%2Fcret@[nowhere a b": "no URL",
+    "env:NOTHING_OF_THE_KIND a b": "the environment has no 'NOTHING_OF_THE_KIND'",
+    "env:EMPTY a b": "the environment has no 'EMPTY'",
+    "memory:// a b": "memory:// is of one process: nobody would hear",
+}
+
+
+@pytest.mark.parametrize("words", UNMEANT)
+def test_what_cannot_be_published(words: str, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("EMPTY", "")
+    said = say("publish", *words.split())
+    assert (said.code, said.out) == (2, "")
+    assert said.last.startswith("yaat publish: error: ")
+    assert UNMEANT[words] in said.last
+    assert "cret" not in said.err
+
+
+def test_what_is_too_big(url: str, say: Say) -> None:
+    said = say("publish", f"{url}?max_payload=3", "a", "long")
+    assert (said.code, said.out) == (2, "")
+    assert "4 bytes; the broker takes 3" in said.last
+
+
+def test_an_error_of_the_module_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "lacking.py").write_text("import nothing_of_the_kind")
+    words = f"publish {ANYWHERE} a b --app-dir {tmp_path} --channels lacking:CHANNELS"
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_the_kind"):
+        main(words.split())
+
+
+def test_a_broker_that_is_away(server: RedisServer, say: Say) -> None:
+    """One line, without the password."""
+    for away in (f"{ANYWHERE}?connect_timeout=0.2", server.url().replace("s3", "s4")):
+        said = say("publish", away, "a", "b")
+        assert (said.code, said.out) == (1, "")
+        assert len(said.err.splitlines()) == 1
+        assert re.match(r"yaat publish: 127\.0\.0\.1:\d+", said.err)
+        assert "cr" not in said.err.replace("credentials", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (BrokerRefused("it is full"), "it is full"),
+        (BrokerUnavailable("it went"), "it went"),
+        (
+            BrokerUnavailable("it went", maybe_published=True),
+            "it went. It may have been published: with --once it can be said again",
+        ),
+    ],
+)
+def test_what_it_says_of_an_error(
+    error: Exception, sentence: str, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(MemoryBroker, "is_shared", True)
+    monkeypatch.setattr(Channel, "publish", fail)
+    said = say("publish", "memory://", "a", "b")
+    assert (said.code, said.out, said.err) == (1, "", f"yaat publish: {sentence}\n")
+
+
+# And what it says of itself
+
+
+def test_the_help_of_publish(say: Say) -> None:
+    said = say("publish", "--help")
+    assert (said.code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[0] == "usage: yaat publish [options] URL CHANNEL DATA"
+    assert max(map(len, lines)) <= WIDTH
+    flags = ["--channels", "--app-dir", "--json", "--bytes", "--once", "--key"]
+    assert list(options(said.out)) == flags
+
+
+def test_it_needs_no_server() -> None:
+    """The extra of `yaat run` may be missing."""
+    program = (
+        "import sys; sys.modules['uvicorn'] = None\n"
+        "from yaat.cli import main; main(['publish', '--help'])"
+    )
+    asked = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (asked.returncode, asked.stderr) == (0, "")

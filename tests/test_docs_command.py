@@ -1,4 +1,4 @@
-"""The command `yaat run` is what its pages say: help, options, exit codes, signals."""
+"""The command `yaat` is what its pages say: help, options, exit codes, signals."""
 
 import dataclasses
 import os
@@ -43,8 +43,8 @@ FLAGS = re.MULTILINE | re.DOTALL
 
 
 def test_the_page_has_the_help_as_it_is() -> None:
-    [block] = blocks(COMMAND, "text")
-    assert block.code == run_once("run", "--help").stdout
+    helps = [run_once(command, "--help").stdout for command in ("run", "publish")]
+    assert [block.code for block in blocks(COMMAND, "text")] == helps
 
 
 def test_the_page_of_the_server_names_every_module_of_it() -> None:
@@ -94,7 +94,8 @@ def test_what_a_class_can_keep_to() -> None:
 
 
 def test_options_in_the_pages_are_there() -> None:
-    known = options_of("yaat", "run") | options_of("uvicorn") | {"--version"}
+    known = options_of("yaat", "run") | options_of("yaat", "publish") | options_of("uvicorn")
+    known |= {"--version"}
     for page in ("how-to/server.md", "reference/command.md", "topics/server-bounds.md"):
         text = re.sub(r"```text\n.*?```", "", (DOCS / page).read_text(), flags=re.DOTALL)
         assert options(text) <= known, page
@@ -174,6 +175,7 @@ ENDS = {
     "broken:app --workers 2": 3,
     "hasty:app": 1,
     "hasty:app --workers 2": 3,
+    "remembers:app --workers 2": 3,
     "app:app --port nine": 2,
     "app:app --port -1": 2,
     "app:app --nothing": 2,
@@ -188,6 +190,7 @@ def test_what_does_not_start_ends_with_the_code_that_the_page_has(
 ) -> None:
     (tmp_path / "app.py").write_text(PROGRAM)
     (tmp_path / "hasty.py").write_text("raise LookupError\n")
+    (tmp_path / "remembers.py").write_text("import yaat; app = yaat.Yaat(broker='memory://')\n")
     (tmp_path / "broken.py").write_text(
         "async def app(scope, receive, send):\n"
         "    await receive()\n"
@@ -198,6 +201,20 @@ def test_what_does_not_start_ends_with_the_code_that_the_page_has(
     assert ended.returncode == ENDS[arguments], ended.stderr
     said = {row[0]: row[1] for row in tables(COMMAND)[0]}
     assert str(ended.returncode) in said
+
+
+PUBLISHED = {
+    "redis://127.0.0.1:1?connect_timeout=0.1 a b": 1,
+    "nonsense a b": 2,
+    "redis://127.0.0.1:1 a b --channels nowhere:CHANNELS": 2,
+}
+
+
+@pytest.mark.parametrize("arguments", PUBLISHED)
+def test_what_is_not_published_ends_with_the_code_that_the_page_has(arguments: str) -> None:
+    ended = run_once("publish", *arguments.split())
+    assert ended.returncode == PUBLISHED[arguments], ended.stderr
+    assert str(ended.returncode) in [row[0] for row in tables(COMMAND)[2]]
 
 
 @pytest.fixture

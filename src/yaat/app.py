@@ -12,7 +12,6 @@ from starlette.routing import BaseRoute
 from yaat import processes
 from yaat.brokers import Broker
 from yaat.channels import Channel, Channels, Hub
-from yaat.channels.outside import is_heard_outside
 from yaat.exceptions import UsageError
 from yaat.observer import Observer
 from yaat.policy import Policy
@@ -203,7 +202,7 @@ class _LoneHub(Hub):
 
 def _hub(broker: Broker | str | None, channels: Channels | None) -> Hub:
     hub = Hub(broker, channels)
-    if processes.count() == 1 or is_heard_outside(hub.broker):
+    if processes.count() == 1 or hub.broker.is_shared:
         return hub
     if broker is not None:
         raise UsageError(_apart("memory://"))

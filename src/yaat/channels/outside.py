@@ -9,11 +9,6 @@ from yaat.channels.hub import Hub
 from yaat.channels.options import Channels
 
 
-def is_heard_outside(broker: Broker) -> bool:
-    """Tell whether what is published comes to other processes too."""
-    return not any(kind.__module__ == "yaat.brokers.memory" for kind in type(broker).__mro__)
-
-
 @asynccontextmanager
 async def connect(broker: Broker | str, *, channels: Channels | None = None) -> AsyncIterator[Hub]:
     """Connect to the broker of an application, for as long as this is entered.
