@@ -5,6 +5,7 @@ A kind plugs in by a class of its own below, with no change to the tests.
 
 import asyncio
 import atexit
+import contextlib
 import itertools
 import re
 import time
@@ -397,14 +398,18 @@ async def serving(kind: str) -> AsyncIterator[Server]:
         await server.close()
 
 
-async def until(condition: Callable[[], Any], what: Callable[[], object] = lambda: "") -> None:
+async def until(
+    condition: Callable[[], Any],
+    what: Callable[[], object] = lambda: "",
+    within: float = PATIENCE,
+) -> None:
     """Wait until something is true that comes by itself; `what` is told if it does not."""
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(within):
             while not condition():  # noqa: ASYNC110 - it is in another process
                 await asyncio.sleep(0.005)
     except TimeoutError:
-        raise AssertionError(f"waited {PATIENCE} s in vain: {what()}") from None
+        raise AssertionError(f"waited {within} s in vain: {what()}") from None
 
 
 class Told:
@@ -503,9 +508,9 @@ class Reader:
                 self.log.append(publication.data)
                 self._since = publication.position
 
-    async def heard(self, number: int) -> None:
+    async def heard(self, number: int, within: float = PATIENCE) -> None:
         """Wait until a number has come."""
-        await until(lambda: number in self.log, lambda: self.log[-20:])
+        await until(lambda: number in self.log, lambda: self.log[-20:], within)
 
     def check(self, writer: Writer) -> None:
         """Assert the promise: each number once and in order; where one is missing it was told."""
@@ -522,6 +527,20 @@ class Reader:
             last, is_told = entry, False
         missing = [each for each in writer.accepted if each > last]
         assert not missing or is_told, f"{missing} are missing in the end: {self.log}"
+
+
+async def settled(writer: Writer, *readers: Reader) -> None:
+    """Publish until all readers hear it.
+
+    Who was told that something is missing begins anew; what is published meanwhile is part of what
+    is missing.
+    """
+    async with asyncio.timeout(PATIENCE):
+        while not all(writer.accepted[-1:] == reader.log[-1:] for reader in readers):
+            await writer.write()
+            with contextlib.suppress(AssertionError):
+                for reader in readers:
+                    await reader.heard(writer.accepted[-1], 0.2)
 
 
 async def gone(count: Callable[[], Any]) -> None:

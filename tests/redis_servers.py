@@ -20,6 +20,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import hiredis
 
@@ -259,7 +260,7 @@ class RedisServer:
 
     def url(self, scheme: str = "redis", path: str = "", port: int | None = None) -> str:
         """Return what a client is told; `port`: of a proxy before it."""
-        login = f"{self.user}:{self.password}@" if self.password else ""
+        login = f"{quote(self.user)}:{quote(self.password, '')}@" if self.password else ""
         return f"{scheme}://{login}127.0.0.1:{port or self.port}{path}"
 
     def call(self, *words: Word, within: float = LONGEST) -> Any:
