@@ -800,8 +800,11 @@ async def test_a_hangup_restarts_them_one_by_one(pair: Server) -> None:
     before = await pids(pair)
     async with connect(pair.url("/pid")) as client:
         assert int(await client.receive()) in before
+        client.timeout = 30  # two processes start one after the other
         os.kill(pair.pid, signal.SIGHUP)
         ended = asyncio.create_task(end_of(client))
+        for count in (3, 4):
+            await until_written(pair, "Started server process", count=count)
         after = await pids(pair, but=before)
         assert await ended == 1012
     assert not after & before
@@ -852,7 +855,8 @@ class Gated(Server):
     async def begin_to_stop(self) -> None:
         """Let all stop who serve: alone for good, else others take their places."""
         os.kill(self.pid, signal.SIGHUP if self.retires else signal.SIGTERM)
-        await until_written(self, "held", count=self._workers)
+        for count in range(1, self._workers + 1):  # the next one starts when that retires
+            await until_written(self, "held", count=count)
 
     async def go_on(self) -> None:
         self._gate.touch()
