@@ -19,6 +19,7 @@ from yaat.exceptions import MalformedError
 VERSION: Final = 1
 _KINDS: Final[tuple[Kind, ...]] = ("bytes", "text", "json", "join", "leave")
 _BARE: Final = {kind: bytes((VERSION, code, 0)) for code, kind in enumerate(_KINDS)}
+_OF_BARE: Final = {head: kind for kind, head in _BARE.items()}
 _CONTINUES: Final = 0x80
 _LONGEST_VARINT: Final = 4
 
@@ -49,6 +50,9 @@ def unpack(envelope: bytes) -> Content:
     Raises:
         MalformedError: It is none, or of a version that is not known here.
     """
+    bare = _OF_BARE.get(envelope[:3])
+    if bare is not None:
+        return Content(bare, envelope[3:])
     try:
         version, code = envelope[:2]
         length, begin = _length(envelope)
@@ -58,8 +62,6 @@ def unpack(envelope: bytes) -> Content:
     end = begin + length
     if version != VERSION or end > len(envelope):
         raise MalformedError(f"a publication of version {version}; version {VERSION} is known")
-    if not length:
-        return Content(kind, envelope[begin:])
     try:
         labels: Any = _unpack(envelope[begin:end])
     except (msgspec.MsgspecError, UnicodeError):

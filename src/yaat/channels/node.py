@@ -171,7 +171,7 @@ class Node:
         published = await self.broker.publish(
             channel, content, size=options.history, ttl=options.ttl, once=once
         )
-        self._breath -= 1
+        self._breath -= not self.broker.is_shared  # a broker elsewhere has let others have theirs
         if not self._breath:
             self._breath = BREATH
             await asyncio.sleep(0)

@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from itertools import groupby
+from itertools import count, groupby
 from operator import itemgetter
 from typing import Any, Final
 
@@ -66,6 +66,9 @@ class RedisBroker(Broker):
         self._place, self.settings = read(url, options)
         self.presence_ttl = self.settings.presence_ttl
         self._servers: Servers | None = None
+        # What begins the names of the epochs that begin by us, and tells them apart.
+        self._epochs = ""
+        self._count: Final = count()
         self._lasting: Final = _ms(self.settings.position_ttl)
         self._presence_ms: Final = _ms(self.settings.presence_ttl)
         self._once: Final = _ms(self.settings.once_ttl)
@@ -85,6 +88,7 @@ class RedisBroker(Broker):
         """
         if self._servers is not None:
             raise UsageError("the broker is started already")
+        self._epochs = secrets.token_urlsafe(6)  # here, as a process may be forked before
         servers = self._servers = Servers(
             self._place, self.settings, Feed(on_publication), on_state, on_missed
         )
@@ -268,7 +272,7 @@ class RedisBroker(Broker):
         self, script: Script, partition: int, keys: tuple[bytes, ...], *arguments: Argument
     ) -> Any:
         """Run a script that looks where the channel stands."""
-        fresh, strict = secrets.token_urlsafe(8), self.settings.epochs == "strict"
+        fresh, strict = f"{self._epochs}{next(self._count):x}", self.settings.epochs == "strict"
 
         def command(wire: Wire) -> tuple[Argument, ...]:
             # Of the very process at the other end of this connection.

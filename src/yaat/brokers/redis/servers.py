@@ -269,7 +269,7 @@ class Servers:
         self._on_missed: Final = on_missed
         self._links: Final[dict[Address, Link]] = {}
         self._loop: Final = asyncio.get_running_loop()
-        self._why: BrokerError = BrokerUnavailable(f"not yet connected to {place}")
+        self._why: BrokerError = BrokerUnavailable(f"{place} has not answered yet")
         self._decided: Final = asyncio.Event()  # whether the start succeeds
         self._doubt: Final = asyncio.Event()
         self._next_look: asyncio.Future[None] = self._loop.create_future()
