@@ -6,7 +6,7 @@ RUN := $(UV) run --no-sync
 export UV_PYTHON_DOWNLOADS := never
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test check conformance coverage fuzz chaos format docs bench screenshot clean
+.PHONY: demo demo-two test check conformance coverage fuzz chaos format docs bench screenshot clean
 .DEFAULT_GOAL := test
 
 .tools/bin/uv:
@@ -17,8 +17,13 @@ export NO_MKDOCS_2_WARNING := 1
 	$(UV) sync --frozen --all-extras --python $(PYTHON)
 	@touch $@
 
+# The chat. With BROKER=redis://localhost its rooms are there, else in the memory of the process.
 demo: .venv/ready
 	$(RUN) python examples/chat/serve.py
+
+# The same by two workers on two ports, with nothing between them but a broker: a Valkey of its own.
+demo-two: .venv/ready
+	$(RUN) python examples/chat/two.py
 
 test: .venv/ready
 	$(RUN) pytest -n 4 --dist worksteal
