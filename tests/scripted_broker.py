@@ -58,6 +58,8 @@ class ScriptedBroker(Broker):
         time: By the server's clock; each publication takes a second.
     """
 
+    is_shared = False  # it answers at once, as memory does
+
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.subscribed: set[str] = set()
