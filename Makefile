@@ -41,7 +41,7 @@ check: .venv/ready
 
 # Every module is covered, lines and branches, by the test file that bears its name.
 coverage: .venv/ready
-	@for module in $(filter-out %__init__.py %__main__.py,$(patsubst src/yaat/%,%,$(wildcard src/yaat/*.py src/yaat/*/*.py))); do \
+	@for module in $(filter-out %__init__.py %__main__.py,$(patsubst src/yaat/%,%,$(wildcard src/yaat/*.py src/yaat/*/*.py src/yaat/*/*/*.py))); do \
 	  $(RUN) coverage run -m pytest -q -p no:cacheprovider tests/test_$$(echo $$module | tr / _) && \
 	  $(RUN) coverage report --include=src/yaat/$$module --fail-under=100 || exit 1; \
 	done
