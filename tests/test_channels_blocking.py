@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from redis_servers import RedisServer
 from yaat.brokers.memory import MemoryBroker
 from yaat.channels import (
     BlockingChannel,
@@ -39,6 +41,8 @@ from yaat.exceptions import (
 
 CHANNELS = Channels({"room:{id}": ChannelOptions(history=100, presence=True)})
 NUMBERS = itertools.count()
+# Newer Pythons warn of every fork where there are threads.
+PYTHON = (sys.executable, "-W", "ignore::DeprecationWarning")
 PATIENCE = 20.0
 """How long, in seconds, what has to come may take."""
 
@@ -148,7 +152,7 @@ def test_it_waits_for_what_comes_and_ends_with_the_hub(hub: BlockingHub) -> None
     assert heard == ["first", "live"]
 
 
-def test_an_iteration_can_be_interrupted(room: BlockingChannel) -> None:
+def test_an_iteration_can_be_interrupted(hub: BlockingHub, room: BlockingChannel) -> None:
     """Ctrl-C reaches who waits, and nothing goes on waiting."""
     room.publish("x")
     main = threading.main_thread().ident
@@ -161,13 +165,15 @@ def test_an_iteration_can_be_interrupted(room: BlockingChannel) -> None:
     with pytest.raises(StopIteration):
         next(heard)
     assert room.publish("y").offset == 2
-    [node] = [each for each in blocking._hubs if each.channels is CHANNELS and each._loop]
-    assert node._loop is not None
+    assert hub._loop is not None
+    assert hub._loop.run(waiting) == []
 
-    async def tasks(_: object) -> list[str]:
-        return [each.get_coro().__qualname__ for each in asyncio.all_tasks()]  # type: ignore[union-attr]
 
-    assert not [name for name in node._loop.run(tasks) if "following" in name]
+async def waiting(_: Hub) -> list[str]:
+    """Return what goes on waiting for a publication."""
+    running = [str(each.get_coro()) for each in asyncio.all_tasks()]
+    assert any("_live" in each for each in running)
+    return [each for each in running if "following" in each]
 
 
 # Threads
@@ -202,11 +208,18 @@ def test_the_first_uses_make_one_thread(url: str) -> None:
     assert threads() == before
 
 
-def test_it_has_left_nothing_of_itself_here(hub: BlockingHub) -> None:
+def test_it_has_left_nothing_of_itself_here(url: str) -> None:
     """The event loop of the thread is not noted as that of who uses it."""
-    with pytest.raises(RuntimeError):
-        asyncio.get_running_loop()
-    assert asyncio.run(asyncio.sleep(0, "here")) == "here"
+    ours = asyncio.new_event_loop()
+    asyncio.set_event_loop(ours)
+    try:
+        with connect_blocking(url) as hub:
+            hub.channel("a").publish("x")
+            assert asyncio.get_event_loop() is ours
+        assert asyncio.get_event_loop() is ours
+    finally:
+        asyncio.set_event_loop(None)
+        ours.close()
 
 
 # The end
@@ -368,7 +381,7 @@ async def test_it_is_no_way_to_wait_in_an_event_loop(url: str) -> None:
 def told(program: str, *options: str) -> str:
     """Run a program that ends well and complains of nothing, and return what it wrote."""
     ended = subprocess.run(
-        [sys.executable, *options, "-c", BEGIN + program],
+        [*PYTHON, *options, "-c", BEGIN + program],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -498,6 +511,80 @@ if child():
 publish()
 """
     assert told(program).splitlines() == ["start parent", "parent 1", "parent 2", "close parent"]
+
+
+# Over a real server
+
+
+def test_threads_of_two_processes_publish_and_hear() -> None:
+    program = """
+import os, sys, yaat
+from concurrent.futures import ThreadPoolExecutor
+CHANNELS = yaat.Channels({"room:{id}": yaat.ChannelOptions(history=100)})
+broker = yaat.connect_blocking(sys.argv[1], channels=CHANNELS)
+room = broker.channel("room:1")
+offsets = [room.publish("parent").offset]
+pid = os.fork()
+who = "parent" if pid else "child"
+with ThreadPoolExecutor(4) as pool:
+    offsets += [each.offset for each in pool.map(room.publish, [who] * 20)]
+if pid:
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+assert len(set(offsets)) == len(offsets)
+"""
+    with RedisServer() as server, connect_blocking(server.url(), channels=CHANNELS) as hub:
+        room = hub.channel("room:1")
+        room.publish("begin")
+        heard = room.subscribe(last=1)
+        assert next(heard).offset == 1
+        ended = subprocess.run(
+            [*PYTHON, "-c", program, server.url()],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+        came = [next(heard) for _ in range(41)]
+        assert [each.offset for each in came] == [*range(2, 43)]
+        assert sorted(each.data for each in came) == ["child"] * 20 + ["parent"] * 21
+        heard.close()
+
+
+def test_a_server_that_freezes_and_one_that_dies() -> None:
+    """No call waits longer than the URL says, and the next that can be done is done."""
+    with RedisServer() as server:
+        url = f"{server.url()}?timeout=1&connect_timeout=20"
+        with connect_blocking(url, channels=CHANNELS) as hub:
+            room = hub.channel("room:1")
+            room.publish("x")
+            server.freeze()
+            with pytest.raises(BrokerTimeout) as late:
+                room.publish("x")
+            assert late.value.maybe_published
+            with pytest.raises(BrokerUnavailable) as down:
+                room.publish("x")
+            assert not down.value.maybe_published
+            server.thaw()
+            server.kill()
+            with pytest.raises(BrokerUnavailable):
+                room.history()
+            server.start()
+            until(lambda: room.publish("again"))
+
+
+def until(work: Callable[[], object]) -> None:
+    """Try until the broker is back."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            work()
+        except BrokerUnavailable:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
 
 
 # The same in this process, where what happens is counted as covered
