@@ -2,15 +2,14 @@
 
 import argparse
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-from chaos.checker import Window, check
 from chaos.contenders import CONTENDERS
 from chaos.faults import SCENARIOS, Scenario
 from chaos.log import Event
-from chaos.report import Outcome, kinds_table, scenario_table
-from chaos.stage import TTL, Contender, play, subscribers
+from chaos.report import Outcome, conditions, judged, kinds_table, scenario_table
+from chaos.stage import Contender, play
 
 SECONDS = 40.0
 
@@ -22,7 +21,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--system", action="append", help="one whose name begins so; several times")
     parser.add_argument("--scenario", action="append", choices=[each.name for each in SCENARIOS])
     parser.add_argument("--logs", type=Path, help="a folder to keep the logs in")
-    return parser.parse_args()
+    given = parser.parse_args()
+    names = tuple(name.lower() for name in given.system or [""])
+    given.contenders = [each for each in CONTENDERS if each.name.lower().startswith(names)]
+    if not given.contenders:
+        parser.error(f"there are: {', '.join(each.name for each in CONTENDERS)}")
+    given.scenarios = [each for each in SCENARIOS if each.name in (given.scenario or [each.name])]
+    return given
 
 
 async def tried(contender: Contender, scenario: Scenario, given: argparse.Namespace) -> Outcome:
@@ -32,41 +37,31 @@ async def tried(contender: Contender, scenario: Scenario, given: argparse.Namesp
     return judged(contender, scenario, events)
 
 
-def judged(contender: Contender, scenario: Scenario, events: list[Event]) -> Outcome:
-    window = Window(contender.history, TTL) if contender.is_ours else None
-    return Outcome(contender, scenario, events, check(events, window, subscribers()))
-
-
 def keep(path: Path, events: Iterable[Event]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{event.line()}\n" for event in sorted(events)))
 
 
-async def all_tried(
-    contenders: Sequence[Contender], scenarios: Sequence[Scenario], given: argparse.Namespace
-) -> list[list[Outcome]]:
+async def all_tried(given: argparse.Namespace) -> list[list[Outcome]]:
     """Try them, all of one scenario at once: they have next to nothing to do."""
     return [
-        list(await asyncio.gather(*(tried(each, scenario, given) for each in contenders)))
-        for scenario in scenarios
+        list(await asyncio.gather(*(tried(each, scenario, given) for each in given.contenders)))
+        for scenario in given.scenarios
     ]
 
 
 def main() -> None:
     given = arguments()
-    names = tuple(name.lower() for name in given.system or [""])
-    contenders = [each for each in CONTENDERS if each.name.lower().startswith(names)]
-    scenarios = [each for each in SCENARIOS if each.name in (given.scenario or [each.name])]
-    tries = asyncio.run(all_tried(contenders, scenarios, given))
+    tries = asyncio.run(all_tried(given))
     print(f"\n## Chaos: seed {given.seed}, {given.seconds:g} s\n")
-    for scenario, outcomes in zip(scenarios, tries, strict=True):
-        print(scenario_table(scenario, outcomes))
+    print(f"{conditions(given.contenders)}\n")
+    for outcomes in tries:
+        print(scenario_table(outcomes))
     ours = [each for outcomes in tries for each in outcomes if each.contender.is_ours]
     for outcome in ours:
         print(kinds_table(outcome))
     for outcome in ours:
-        for failure in outcome.failures():
-            print(failure)
+        print("".join(f"{failure}\n" for failure in outcome.failures()), end="")
     raise SystemExit(any(outcome.has_failed for outcome in ours))
 
 

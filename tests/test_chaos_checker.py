@@ -347,9 +347,20 @@ def test_explained() -> None:
 def test_explained_in_a_page() -> None:
     events = [Event(index / 1000, "note", text=str(index)) for index in range(500)]
     script = Script(events, 0.25).seen("b/0", "p1")
-    text = explain(script.events, script.check().violations[0])
-    assert len(text.splitlines()) == 62
-    assert "earlier ones left out" in text
+    lines = explain(script.events, script.check().violations[0]).splitlines()
+    assert len(lines) == 1 + 1 + 60 + 1  # it says what, that it is not all, and what is nearest
+    assert lines[1].strip() == "(190 earlier ones are left out)"
+    assert lines[-1].startswith("> ")
+
+
+def test_explained_by_what_happened_when_it_got_lost() -> None:
+    script = begun().began("p1").add("hit", text="kill for 1 s").acked("p1").seen("a/0", "p1")
+    script.now += 100
+    script.published("p2").seen("b/0", "p2").seen("a/0", "p2")
+    (violation,) = script.check().violations
+    text = explain(script.events, violation)
+    assert "went on with p2" in text
+    assert "kill for 1 s" in text
 
 
 # Whatever happens
