@@ -152,8 +152,11 @@ _numbers: Final = itertools.count()
 class RealServer(Server):
     """A process that speaks Redis's protocol, with keys that nobody else uses there."""
 
-    def __init__(self, name: str, make: Callable[[], RedisServer], share: float) -> None:
+    def __init__(
+        self, name: str, make: Callable[[], RedisServer], share: float, scheme: str = "redis"
+    ) -> None:
         self.share = share
+        self.scheme = scheme
         self.name = name
         self.prefix = f"t{next(_numbers)}"
         self.server = _shared.enter(name, make)
@@ -161,7 +164,7 @@ class RealServer(Server):
     def node(self, **options: Any) -> Broker:
         from yaat.brokers.redis import RedisBroker
 
-        return RedisBroker(self.server.url(), prefix=self.prefix, **options)
+        return RedisBroker(self.server.url(self.scheme), prefix=self.prefix, **options)
 
     def _live(self) -> dict[bytes, int]:
         """Return by how many each channel is subscribed to."""
@@ -297,7 +300,7 @@ def _real() -> dict[str, Callable[[], Server]]:
         name, share = ("redis", 1.0) if build == VALKEY else (build, 0.1)
         kinds[name] = partial(RealServer, name, partial(RedisServer, build), share)
     name = "redis-cluster-1"
-    return {**kinds, name: partial(RealServer, name, OneNodeCluster, 0.1)}
+    return {**kinds, name: partial(RealServer, name, OneNodeCluster, 0.1, "redis+cluster")}
 
 
 KINDS: Final[dict[str, Callable[[], Server]]] = {"memory": MemoryServer, **_real()}

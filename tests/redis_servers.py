@@ -363,6 +363,8 @@ class _ClusterNode(RedisServer):
         flags = ("myself," if is_self else "") + ("slave" if master else "master")
         above = master.name if master else "-"
         address = f"127.0.0.1:{self.port}@{self.port + BUS}"
+        if self.has_shards:  # a master and its replicas are a shard, which has a name
+            address += f",,shard-id={(master or self).name}"
         return f"{self.name} {address} {flags} {above} 0 0 {epoch} connected {slots}".rstrip()
 
     def remember(self, lines: Iterable[str], epoch: int) -> None:
