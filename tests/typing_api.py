@@ -41,10 +41,21 @@ from yaat import (
     WebSocketEndpoint,
     WebSocketException,
     Yaat,
+    connect,
+    connect_blocking,
 )
 from yaat.brokers import Broker, open_broker
 from yaat.brokers.memory import MemoryBroker
-from yaat.channels import Format, History, Hub, PresenceEvent, PresenceStats, Published
+from yaat.channels import (
+    BlockingChannel,
+    BlockingHub,
+    Format,
+    History,
+    Hub,
+    PresenceEvent,
+    PresenceStats,
+    Published,
+)
 from yaat.constants import WebSocketCloseEvent as WsClose
 from yaat.frames import Frame
 from yaat.middleware import BaseMiddleware, CORSMiddleware, Middleware
@@ -382,6 +393,40 @@ async def listens(channel: Channel) -> None:
     await channel.publish("x", skip="me")  # type: ignore[arg-type]
     await channel.publish("x", once=5)  # type: ignore[arg-type]
     await channel.publish("x", ttl=5)  # type: ignore[call-arg]
+
+
+async def publishes_from_outside() -> None:
+    async with connect("redis://localhost", channels=CHANNELS) as broker:
+        assert_type(broker, Hub)
+        assert_type(await broker.channel("room:1").publish({"n": 1}), Published)
+    async with connect(MemoryBroker("space")) as broker:
+        assert_type(broker.channel("room:1"), Channel)
+    connect()  # type: ignore[call-arg]
+    connect(None)  # type: ignore[arg-type]
+    connect("redis://localhost", CHANNELS)  # type: ignore[call-arg]
+
+
+def publishes_from_a_thread() -> None:
+    with connect_blocking("redis://localhost", channels=CHANNELS) as broker:
+        assert_type(broker, BlockingHub)
+        assert_type(broker.channels, Channels)
+        channel = broker.channel("room:1")
+        assert_type(channel, BlockingChannel)
+        assert_type(channel.name, str)
+        assert_type(channel.options, ChannelOptions)
+        assert_type(channel.publish({"n": 1}, once="k", key="n"), Published)
+        assert_type(channel.history(since="1-e", limit=5, reverse=True), History)
+        assert_type(channel.presence(), list[Present])
+        assert_type(channel.presence_stats(), PresenceStats)
+        for publication in channel.subscribe(since=Position(1, "e"), last=5):
+            assert_type(publication, Publication)
+        channel.subscribe().close()
+        channel.remove_history()
+        channel.publish("x", skip=None)  # type: ignore[call-arg]
+        channel.join()  # type: ignore[attr-defined]
+    broker.close()
+    connect_blocking(MemoryBroker())  # type: ignore[arg-type]
+    connect_blocking("redis://localhost", CHANNELS)  # type: ignore[call-arg]
 
 
 class Loud:
