@@ -1481,6 +1481,13 @@ class Game:
         self.epochs += 1
         self.house.broker.begin_anew(ROOM, f"epoch{self.epochs}")
 
+    def look(self) -> None:
+        self.house.room.doubt()
+        self.house.room.look()
+
+    def check_room(self) -> None:
+        self.house.room.check()
+
     def trim(self, count: int) -> None:
         del self.house.broker.kept[ROOM][:count]
 
@@ -1523,6 +1530,10 @@ class Game:
         self.let_go()
         self.read()
         await asyncio.sleep(10)
+        self.look()
+        await asyncio.sleep(10)
+        assert self.house.room.position == self.house.broker.tops[ROOM] or not self.players
+        assert not self.house.room.doubts
         for _ in range(2):
             self.say(1)
             await asyncio.sleep(10)
@@ -1598,6 +1609,8 @@ STEPS: st.SearchStrategy[tuple[Any, ...]] = st.one_of(
     st.just(("let_go",)),
     st.just(("let_go",)),
     st.just(("fail",)),
+    st.just(("look",)),
+    st.just(("check_room",)),
     st.just(("read",)),
     st.tuples(st.just("leave"), st.integers(0, 5)),
     st.tuples(st.just("wait"), st.sampled_from([0, 0, 3.0])),

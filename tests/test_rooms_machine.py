@@ -1,8 +1,9 @@
 """A state machine drives two hubs over one space, in scripted time, against what really happened.
 
 A witness stands beside the brokers and sees everything at once, in its order. The hubs are some way
-off: what they ask takes time there and back, and on its way to them a publication may get lost. Who
-is a member has to see what the witness saw, from one place on: in order, nothing twice, nothing
+off: what they ask takes time there and back, and on its way to them a publication may get lost. Now
+and then they are cut off for a while, and the server may have forgotten everything by then. Who is
+a member has to see what the witness saw, from one place on: in order, nothing twice, nothing
 missing; or is told.
 """
 
@@ -10,7 +11,7 @@ import asyncio
 import base64
 import json
 from collections import Counter, defaultdict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -31,6 +32,10 @@ from hypothesis.stateful import (
 from brokers import DistantBroker
 from scripted import ScriptedLoop, ScriptedServer
 from yaat.brokers.contract import (
+    Content,
+    OnMissed,
+    OnPublication,
+    OnState,
     Position,
     PresenceStats,
     Present,
@@ -40,7 +45,8 @@ from yaat.brokers.contract import (
 from yaat.brokers.memory import MemoryBroker
 from yaat.channels import POSITIONED, RAW, ChannelOptions, Channels
 from yaat.channels.hub import Hub
-from yaat.exceptions import PositionLost, WebSocketDisconnect
+from yaat.channels.node import CHECK
+from yaat.exceptions import BrokerUnavailable, PositionLost, WebSocketDisconnect
 from yaat.outbox import OVERHEAD
 from yaat.policy import Policy
 from yaat.websockets import WebSocket, WebSocketState
@@ -61,6 +67,7 @@ CHANNELS = Channels(
     }
 )
 NAMES = ("kept:a", "kept:b", "bare:a", "narrow:a")
+KEPT_NAMES = tuple(name for name in NAMES if CHANNELS.options(name).history)
 OFTEN = ("kept:a",) * 6 + NAMES
 """Most of it happens in one channel, so that much comes together."""
 
@@ -100,6 +107,46 @@ def number_of(value: Any) -> int:
     if isinstance(value, str) and value.startswith("{"):
         value = json.loads(value)
     return int(value["n"] if isinstance(value, dict) else value)
+
+
+class RemoteBroker(DistantBroker):
+    """A broker some way off, to which the way may be cut."""
+
+    is_down = False
+
+    async def start(
+        self, on_publication: OnPublication, on_state: OnState, on_missed: OnMissed
+    ) -> None:
+        def hear(channel: str, publication: Publication) -> None:
+            if not self.is_down:
+                on_publication(channel, publication)
+            elif publication.offset:
+                self.losses[channel] += 1
+
+        self.on_state, self.on_missed = on_state, on_missed
+        await super().start(hear, on_state, on_missed)
+
+    async def _far(self, name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self.is_down:
+            raise BrokerUnavailable("the cable is cut")
+        return await super()._far(name, work)
+
+    async def go_down(self) -> None:
+        self.is_down = True
+        if self.deliver is not None:
+            self.on_state("down")
+
+    async def come_up(self, *, is_missed_first: bool) -> None:
+        self.is_down = False
+        if self.deliver is None:
+            return
+        if not is_missed_first:
+            self.on_state("up")
+        listeners = self._space.listeners
+        self.on_missed([name for name, nodes in listeners.items() if self in nodes])
+        if is_missed_first:
+            self.on_state("up")
+        self.lost.clear()  # what got lost before that is found as well
 
 
 class Person:
@@ -228,7 +275,7 @@ class Rooms(RuleBasedStateMachine):
         space = f"rooms {Rooms.made}"
         self.witness = MemoryBroker(space, clock=self.loop.time, once_ttl=ONCE_TTL)
         self.brokers = [
-            DistantBroker(space, *lag, clock=self.loop.time, once_ttl=ONCE_TTL) for lag in lags
+            RemoteBroker(space, *lag, clock=self.loop.time, once_ttl=ONCE_TTL) for lag in lags
         ]
         self.hubs = [Hub(broker, CHANNELS) for broker in self.brokers]
         self.loop.run_until_complete(self.witness.start(self.see, lambda _: None, lambda _: None))
@@ -322,10 +369,15 @@ class Rooms(RuleBasedStateMachine):
     def the_history_goes(self, hub: int, name: str, how: str) -> None:
         """And with how="forget" the epoch, as if the server had lost its memory."""
         self.play(SETTLED)
-        histories = self.witness._space.histories
         if how == "remove":
             self.do(self.hubs[hub].channel(name).remove_history())
-        elif name in histories.channels:
+            self.forgotten[name] = len(self.log[name])
+        else:
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        histories = self.witness._space.histories
+        if name in histories.channels:
             histories.drop(histories.channels.pop(name))
             self.wiped[name] += 1
         self.forgotten[name] = len(self.log[name])
@@ -334,9 +386,54 @@ class Rooms(RuleBasedStateMachine):
     def publications_get_lost(self, hub: int, count: int) -> None:
         self.brokers[hub].to_lose += count
 
+    @rule(
+        hubs=st.sampled_from([(0,), (1,), (0, 1), (0, 1)]),
+        before=st.lists(st.sampled_from(KEPT_NAMES), max_size=5),
+        forgets=st.booleans(),
+        after=st.lists(st.sampled_from(KEPT_NAMES), max_size=5),
+        seconds=st.sampled_from([0.01, 5.0, 30.0, 70.0]),
+        is_missed_first=st.booleans(),
+        then=st.lists(st.sampled_from(KEPT_NAMES), max_size=3),
+    )
+    def an_outage(
+        self,
+        hubs: tuple[int, ...],
+        before: list[str],
+        forgets: bool,  # noqa: FBT001
+        after: list[str],
+        seconds: float,
+        is_missed_first: bool,  # noqa: FBT001
+        then: list[str],
+    ) -> None:
+        """Let hubs be cut off; if all are, the server may have been started anew, and empty."""
+        self.play(SETTLED)
+        for hub in hubs:
+            self.do(self.brokers[hub].go_down())
+        self.publish_at_the_server(before)
+        if forgets and len(hubs) == len(self.hubs):
+            for name in NAMES:
+                self.forget(name)
+            self.witness._space.presence.channels.clear()
+        self.publish_at_the_server(after)
+        self.play(seconds)
+        for hub in hubs:
+            self.do(self.brokers[hub].come_up(is_missed_first=is_missed_first))
+        self.publish_at_the_server(then)
+
+    def publish_at_the_server(self, names: list[str]) -> None:
+        for name in names:
+            number, options = len(self.kinds), CHANNELS.options(name)
+            self.kinds[number] = "text"
+            content = Content("text", str(number).encode())
+            self.do(self.witness.publish(name, content, size=options.history, ttl=options.ttl))
+
     @rule(seconds=st.sampled_from([0.005, 0.02, 20.0, 55.0, 130.0]))
     def time_passes(self, seconds: float) -> None:
+        """And what got lost last of all is found."""
         self.play(seconds)
+        if seconds > 3 * CHECK[1]:
+            for broker in self.brokers:
+                broker.lost.clear()
 
     # Coming and going
 
@@ -588,6 +685,7 @@ class Rooms(RuleBasedStateMachine):
             self.at_once_with -= 1
             return
         self.settle()
+        assert all(hub.is_up for hub in self.hubs)
         for name in NAMES:
             self.what_is_published_is_a_chain(name)
             self.it_is_known_who_is_there(name)

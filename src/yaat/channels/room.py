@@ -496,8 +496,7 @@ class Room:
             elif not _is_seen(publication, position) or publication.time > time:
                 del self._early[member]
                 self._admit(member)
-                if (publication.prev, publication.epoch) != position:
-                    self._lose_one(member)
+                self._lose_one(member)  # had it stood right before this, it would listen already
 
     def remove(self, member: Member) -> None:
         """Let a member listen no more. Who is none is none."""
