@@ -10,6 +10,7 @@ import gc
 import itertools
 import logging
 import math
+import pickle
 import re
 import resource
 from collections import deque
@@ -1311,6 +1312,17 @@ async def test_who_is_never_connected_is_forgotten() -> None:
     del protocol
     gc.collect()
     assert not stage.state.unheard
+
+
+async def test_another_process_begins_with_nobody() -> None:
+    """A server that reloads is given to one: it has to be one that can be."""
+    stage = Stage(ServerSettings(max_connections=1))
+    line = stage.line()
+    assert stage.state.unheard
+    state = pickle.loads(pickle.dumps(stage.state))
+    assert (type(state), set(state.unheard), state.connections) == (State, set(), set())
+    assert [state.admission.enter("") for _ in range(2)] == [None, "max_connections"]
+    line.lose()
 
 
 # Admission.

@@ -5,7 +5,7 @@ import logging
 import math
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 from weakref import WeakSet
 
 import httptools
@@ -40,12 +40,17 @@ class State(ServerState):
 
     def __init__(self, settings: ServerSettings) -> None:
         super().__init__()
+        self._settings = settings
         self.admission = Admission(settings)
         self.stopping = False
         # Weak, as nobody tells when TLS fails.
         self.unheard: WeakSet[HTTPProtocol] = WeakSet()
         self._most_files = _most_files()
         self._was_full = False
+
+    def __reduce__(self) -> tuple[type[Self], tuple[ServerSettings]]:
+        """Begin anew in another process: who reloads gives its server to that."""
+        return type(self), (self._settings,)
 
     def is_crowded(self, connections: int) -> bool:
         """Tell whether so many connections, of any kind, leave few files that may be opened."""
