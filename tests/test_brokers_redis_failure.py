@@ -6,6 +6,7 @@ in order; or is told that something is missing.
 
 import asyncio
 import logging
+import random
 import re
 import ssl
 import threading
@@ -25,7 +26,7 @@ from redis_servers import REDIS_8, VALKEY, RedisServer, builds
 from servers import Port
 from wires import certificate
 from yaat.brokers import open_broker
-from yaat.brokers.contract import Present, Publication
+from yaat.brokers.contract import PresenceStats, Present, Publication
 from yaat.brokers.redis import RedisBroker
 from yaat.channels import ChannelOptions, Channels, node
 from yaat.channels.hub import Hub
@@ -57,6 +58,37 @@ def server() -> Iterator[RedisServer]:
     """A server that this test may do anything to."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(params=builds())
+def each_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """The same, one of each build."""
+    with RedisServer(request.param) as server:
+        yield server
+
+
+class Everything(logging.Handler):
+    """Keeps all that is logged, as it would be written."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.texts: list[str] = []
+        self.setFormatter(logging.Formatter("%(name)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """All that is logged, of every logger and level."""
+    handler, root = Everything(), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(1)
+    yield handler.texts
+    root.setLevel(level)
+    root.removeHandler(handler)
 
 
 @asynccontextmanager
@@ -415,6 +447,54 @@ async def test_a_second_drop_while_it_subscribes_again(server: RedisServer) -> N
         assert {len(heard) for heard in node.heard.values()} == {1}
 
 
+async def test_of_subscribe_and_unsubscribe_the_last_call_counts_through_all_outages(
+    server: RedisServer,
+) -> None:
+    chance = random.Random(1)
+    channels = [f"a{number}" for number in range(10)]
+    wanted = dict.fromkeys(channels, False)
+    async with (
+        Proxy(server.port) as proxy,
+        node_of(server.url(port=proxy.port)) as node,
+        node_of(server.url()) as other,
+    ):
+
+        async def toggle() -> None:
+            for _ in range(100):
+                channel = chance.choice(channels)
+                with suppress(BrokerUnavailable):
+                    await set_wanted(channel, is_wanted=chance.random() < 0.5)
+                await asyncio.sleep(0.001)
+
+        async def set_wanted(channel: str, *, is_wanted: bool) -> None:
+            wanted[channel] = is_wanted
+            broker = node.broker
+            await (broker.subscribe if is_wanted else broker.unsubscribe)(channel)
+
+        async with asyncio.TaskGroup() as group:
+            toggling = [group.create_task(toggle()) for _ in range(10)]
+            while not all(task.done() for task in toggling):
+                proxy.reset()
+                await asyncio.sleep(0.02)
+        for channel in channels:  # what was not done is done now
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    with suppress(BrokerUnavailable):
+                        await set_wanted(channel, is_wanted=wanted[channel])
+                        break
+                    await asyncio.sleep(0.01)
+        await until_state(node, "up")
+        await node.broker.subscribe("last")
+        for channel in (*channels, "last"):
+            await other.publish(channel, "x", size=0)
+        await node.until("last", 1)
+        heard = {channel: payloads(node.heard[channel]).count("x") for channel in channels}
+        assert heard == {channel: int(is_wanted) for channel, is_wanted in wanted.items()}
+        names = server.subscriptions("yaat:{0}:c")
+        assert len(names) == sum(wanted.values()) + 1
+        assert set(names.values()) == {1}
+
+
 # The start
 
 
@@ -482,6 +562,30 @@ async def test_what_accepts_and_says_nothing_is_given_up() -> None:
     async with other:
         with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{port}"):
             await Node(RedisBroker(f"redis://127.0.0.1:{port}", connect_timeout=0.3)).start()
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_behind(server: RedisServer) -> None:
+    others = asyncio.all_tasks()
+    for turns in (0, 1, 2, 5):
+        broker = RedisBroker(server.url(), **HASTY)
+        starting = asyncio.create_task(Node(broker).start())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        await broker.close()
+    server.freeze()
+    broker = RedisBroker(server.url(), **HASTY)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await Node(broker).start()
+    later = RedisBroker(server.url(), require=False, **HASTY)
+    await Node(later).start()
+    async with asyncio.timeout(5):
+        await later.close()
+    assert asyncio.all_tasks() == others
+    server.thaw()
+    await until(lambda: not [each for each in server.clients() if each["name"] == "yaat"])
 
 
 async def test_it_is_closed_while_the_server_is_away(server: RedisServer) -> None:
@@ -644,7 +748,8 @@ async def test_a_restart_is_nobody_coming_or_going(server: RedisServer) -> None:
 # What the server refuses
 
 
-async def test_a_full_server_refuses_and_nothing_is_half_done(server: RedisServer) -> None:
+async def test_a_full_server_refuses_and_nothing_is_half_done(each_server: RedisServer) -> None:
+    server = each_server
     async with node_of(server.url()) as node:
         await node.broker.subscribe("a")
         before = await node.publish("a", "before")
@@ -696,6 +801,33 @@ async def test_channels_that_are_not_allowed_are_refused(server: RedisServer) ->
             with pytest.raises(BrokerRefused):
                 await node.publish("a", "x", size=size)
         assert node.states == ["up"]
+
+
+async def test_a_password_that_was_changed_is_an_outage(server: RedisServer) -> None:
+    async with node_of(server.url()) as node:
+        await node.broker.subscribe("a")
+        before = await node.publish("a", "before")
+        server.calls(
+            [
+                ("CONFIG", "SET", "requirepass", "s3cr3t"),
+                ("CLIENT", "KILL", "TYPE", "pubsub"),
+                ("CLIENT", "KILL", "TYPE", "normal"),  # but for this one
+            ]
+        )
+        await until_state(node, "down")
+        why = ""
+        async with asyncio.timeout(PATIENCE):
+            while "NOAUTH" not in why:
+                with pytest.raises(BrokerError) as error:
+                    await node.publish("a", "while it is another")
+                assert not getattr(error.value, "maybe_published", False)
+                why = str(error.value)
+                await asyncio.sleep(0.01)
+        server.calls([("AUTH", "s3cr3t"), ("CONFIG", "SET", "requirepass", "")])
+        await until_state(node, "up")
+        after = await node.publish("a", "after")
+        assert after.position == (before.offset + 1, before.epoch)
+        assert payloads(await node.until("a", 2)) == ["before", "after"]
 
 
 async def test_who_gives_a_wrong_password_is_refused_at_once(server: RedisServer) -> None:
@@ -831,10 +963,32 @@ async def test_a_position_that_was_evicted_begins_anew(server: RedisServer) -> N
         assert len(writer.epochs) == 2
 
 
+@pytest.mark.parametrize("number", range(4))
+async def test_presence_that_was_evicted_in_part_is_whole_after_a_refresh(
+    server: RedisServer, number: int
+) -> None:
+    async with node_of(server.url()) as node:
+        there = [Present("c1", "ann", 1), Present("c2", "ann"), Present("c3")]
+        for each in there:
+            await node.broker.presence_add("a", each)
+        keys = sorted(server.call("KEYS", "*"))
+        assert len(keys) == 4
+        server.call("DEL", keys[number])
+        await node.broker.presence_refresh([("a", each) for each in there])
+        found = await node.broker.presence_get("a")
+        assert {each.client: each for each in found} == {each.client: each for each in there}
+        assert await node.broker.presence_stats("a") == PresenceStats(3, 1)
+        for each in there:
+            assert await node.broker.presence_remove("a", each.client)
+        assert await node.broker.presence_get("a") == []
+        assert await node.broker.presence_stats("a") == PresenceStats(0, 0)
+
+
 @pytest.mark.parametrize("kind", ["stream", "hash"])
 async def test_a_key_that_is_something_else_is_an_error_of_that_channel(
-    server: RedisServer, kind: str
+    each_server: RedisServer, kind: str
 ) -> None:
+    server = each_server
     async with hub_of(server.url()) as hub, Reader(hub.channel(ROOM)) as reader:
         writer, channel = Writer(hub.channel(ROOM)), hub.channel(ROOM)
         await writer.write(3)
@@ -899,30 +1053,6 @@ async def test_what_others_put_into_the_history_is_no_end_of_the_channel(
 
 
 # Secrets
-
-
-class Everything(logging.Handler):
-    """Keeps all that is logged, as it would be written."""
-
-    def __init__(self) -> None:
-        super().__init__(0)
-        self.texts: list[str] = []
-        self.setFormatter(logging.Formatter("%(name)s %(message)s"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(self.format(record))
-
-
-@pytest.fixture
-def logged() -> Iterator[list[str]]:
-    """All that is logged, of every logger and level."""
-    handler, root = Everything(), logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(1)
-    yield handler.texts
-    root.setLevel(level)
-    root.removeHandler(handler)
 
 
 def told(error: BaseException) -> str:
