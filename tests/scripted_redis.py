@@ -147,7 +147,7 @@ class Server:
     def answer(self, peer: Peer, words: Words) -> bytes:
         self.heard.append(words)
         name = words[0].decode()
-        answer = self.answers.get(name) or _usual[name]
+        answer = self.answers[name] if name in self.answers else _usual[name]
         return answer if isinstance(answer, bytes) else answer(peer, words)
 
     def names(self, command: str) -> list[bytes]:
@@ -239,7 +239,7 @@ class NetworkLoop(ScriptedLoop):
         return peer, protocol
 
 
-def server_at(host: str = "h", port: int = 6379, **answers: Answer) -> Server:
+def server_at(host: str = "h", port: int = 6379, /, **answers: Answer) -> Server:
     """Return the server at an address of the network that a play is in, made if there is none."""
     server = cast(NetworkLoop, asyncio.get_running_loop()).servers[Address(host, port)]
     server.answers |= answers
