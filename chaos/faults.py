@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-Kind = Literal["kill", "stale", "freeze", "half-open", "partition", "absence", "reset", "slow"]
+Kind = Literal[
+    *("kill", "kill apart", "stale", "stale apart"),
+    *("freeze", "half-open", "partition", "absence", "reset", "slow"),
+]
 
 LENGTHS: Final[Mapping[Kind, tuple[float, float]]] = MappingProxyType(
     {
         "kill": (0.05, 1.5),  # kill -9, and started again with what it has, which may be nothing
-        "stale": (0.05, 1.5),  # the same, but started with what it had a while before
+        "kill apart": (0.05, 1.5),  # the same, and one node was cut off a while before
+        "stale": (0.05, 1.5),  # the same as kill, but started with what it had a while before
+        "stale apart": (0.05, 1.5),  # and one node was cut off since then
         "freeze": (0.3, 3.5),  # SIGSTOP, SIGCONT
         "half-open": (0.0, 0.0),  # nothing comes from the server any more on these connections
         "partition": (0.3, 3.5),  # nothing goes through between the server and one node
@@ -36,7 +41,7 @@ NOTICED: Final = 4.0
 """How long, in seconds, longer it takes until what nobody tells is noticed."""
 
 AGE: Final = (0.3, 1.0)
-"""How old, in seconds, a stale snapshot is."""
+"""How long, in seconds, that while is."""
 
 
 class Fault(NamedTuple):
@@ -78,13 +83,13 @@ class Scenario:
 
 
 _BOTH: Final[tuple[Kind, ...]] = (
-    *("kill", "freeze", "half-open", "partition", "reset", "slow", "absence"),
+    *("kill", "kill apart", "freeze", "half-open", "partition", "reset", "slow", "absence"),
 )
 
 SCENARIOS: Final = (
     Scenario("kill", "kill -9 and restart; the server writes everything down", ("kill",), True),
     Scenario("durable", "All faults; the server writes everything down", _BOTH, True),
-    Scenario("volatile", "All faults; the server forgets", (*_BOTH, "stale"), False),
+    Scenario("volatile", "All faults; the server forgets", (*_BOTH, "stale", "stale apart"), False),
 )
 
 

@@ -178,7 +178,9 @@ class Stage:
         """Let the faults happen, each in its time."""
         acts: dict[str, Callable[[Fault], Awaitable[None]]] = {
             "kill": self._kill,
+            "kill apart": self._kill_apart,
             "stale": self._stale,
+            "stale apart": self._stale,
             "freeze": self._freeze,
             "half-open": self._half_open,
             "partition": self._partition,
@@ -191,29 +193,37 @@ class Stage:
             await asyncio.sleep(began + fault.at - time.monotonic())
             await acts[fault.kind](fault)
 
-    def _loses(self) -> None:
-        """Note that the server has lost what it did not write down."""
-        if not self.server.durable:
-            self.note("wiped")
-
     async def _kill(self, fault: Fault) -> None:
-        self.note("hit", text=str(fault))
-        self.server.kill()
-        self._loses()
-        await asyncio.sleep(fault.seconds)
         again = self.server.start if self.server.durable else self.server.restart_empty
-        await asyncio.to_thread(again)
-        self.note("back", text=fault.kind)
+        await self._crash(fault, again)
+
+    async def _kill_apart(self, fault: Fault) -> None:
+        self._cut_off(fault)
+        await asyncio.sleep(_age(fault))
+        await self._kill(fault)
 
     async def _stale(self, fault: Fault) -> None:
         await asyncio.to_thread(self.server.snapshot)
         self.note("note", text="a snapshot")
-        await asyncio.sleep(AGE[0] + fault.chance * (AGE[1] - AGE[0]))
+        if fault.kind == "stale apart":
+            self._cut_off(fault)
+        await asyncio.sleep(_age(fault))
+        await self._crash(fault, self.server.restart_from_snapshot)
+
+    def _cut_off(self, fault: Fault) -> None:
+        self.note("hit", self.nodes[fault.node].orders.name, "cut off")
+        self.proxies[fault.node].pause()
+
+    async def _crash(self, fault: Fault, again: Callable[[], None]) -> None:
         self.note("hit", text=str(fault))
         self.server.kill()
-        self._loses()
+        if not self.server.durable:
+            self.note("wiped")
         await asyncio.sleep(fault.seconds)
-        await asyncio.to_thread(self.server.restart_from_snapshot)
+        await asyncio.to_thread(again)
+        if fault.kind.endswith("apart"):
+            self.proxies[fault.node].reset()  # what was on its way to the node is lost
+            self.proxies[fault.node].resume()
         self.note("back", text=fault.kind)
 
     async def _freeze(self, fault: Fault) -> None:
@@ -294,6 +304,11 @@ class Stage:
                 case "seen":
                     seen[event.who].add(event.message)
         return not waiting and all(each.issuperset(last.values()) for each in seen.values())
+
+
+def _age(fault: Fault) -> float:
+    shortest, longest = AGE
+    return shortest + fault.chance * (longest - shortest)
 
 
 @asynccontextmanager
