@@ -660,12 +660,13 @@ async def test_what_an_outage_cost_is_brought_or_told(
 @in_no_time
 async def test_what_cannot_have_missed_anything_is_not_looked_for() -> None:
     async with place() as here:
+        await here.listener()
         (await here.listener(OTHER)).leave(here.node)
         here.node.leave(await here.node.enter("bare", BARE))
         here.say_missed(OTHER, "bare", "room:unknown")
         await asyncio.sleep(SPREAD)
         await idle()
-        assert here.broker.count("history") == 1
+        assert here.broker.count("history") == 2  # of who came
         assert here.node.is_up
 
 

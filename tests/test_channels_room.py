@@ -1114,13 +1114,48 @@ async def test_it_publishes_anew_what_was_heard(clock: float, then: list[str]) -
     """Another server may have taken over, by whose clock it is earlier."""
     house = await opened()
     member = await house.join()
-    house.say("a", "b", "c")
+    house.lose("a")
+    house.room.look()
+    await house.rest()
+    house.say("b", "c")
     house.broker.rewind(ROOM, 1)
     house.broker.time += clock
     house.say("x")
     await house.rest()
     house.say("y")
     assert member.seen == ["@0", "1:a", "2:b", "3:c", *then]
+
+
+@in_no_time
+async def test_what_comes_late_after_a_loss_is_no_other() -> None:
+    """When it was published what is lost, nobody knows here."""
+    house = await opened()
+    member = await house.join()
+    house.say("a")
+    house.broker.begin_anew(ROOM, "two")
+    late = house.lose("x", "y")
+    house.broker.kept[ROOM].clear()
+    house.room.look()
+    await house.rest()
+    house.bring(*late)
+    await house.rest()
+    house.say("z")
+    assert member.seen == ["@0", "1:a", "lost", "@2-two", "3:z"]
+
+
+@in_no_time
+async def test_what_comes_late_after_a_gap_that_nobody_missed_is_no_other() -> None:
+    house = await opened()
+    house.say("a")
+    late, last = house.lose("b", "c")
+    house.room.uses = 0
+    house.bring(last)
+    house.room.uses = 1
+    member = await house.join()
+    house.bring(late)
+    await house.rest()
+    house.say("d")
+    assert member.seen == ["@3", "4:d"]
 
 
 @in_no_time

@@ -65,7 +65,7 @@ class Node:
         self._breath = BREATH
         self._state = "down"
         self._healing = Healing(self.run)
-        self._left: set[str] = set()  # the channels that could not be given up yet
+        self._left: list[str] = []  # the channels that are to be given up
 
     # Its life
 
@@ -252,25 +252,25 @@ class Node:
         given_up = [room.name for room in unused if room.unused_since <= until]
         for name in given_up:
             del self._rooms[name]
-        self._left.update(given_up)
+        self._left += given_up
         self._give_up()
         if len(unused) > len(given_up):
             self._after(LINGER, self._tidy)
 
     def _give_up(self) -> None:
         """Unsubscribe from the channels that have been left, if nobody came back meanwhile."""
-        left, self._left = self._left - self._rooms.keys(), set()
+        left, self._left = self._left, []
         if left:
             self.run(self._unsubscribe(left))
 
-    async def _unsubscribe(self, channels: set[str]) -> None:
+    async def _unsubscribe(self, channels: list[str]) -> None:
         for channel in channels:
             try:
                 if channel not in self._rooms:  # the last call counts, and who comes subscribes
                     await self.broker.unsubscribe(channel)
             except BrokerError as error:
                 self._log_refusal("%.300r stays subscribed for now: %s", channel, error)
-                self._left.add(channel)
+                self._left.append(channel)
                 if self._state == "up":  # else it is tried again when it is
                     self._after(LINGER, self._give_up)
 
