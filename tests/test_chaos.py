@@ -19,7 +19,7 @@ FAULTS = (
     Fault(1.5, "partition", 0.5, 1, 0.1),
     Fault(2.5, "freeze", 0.4, 0, 0.0),
     Fault(3.0, "slow", 1.0, 0, 0.9),
-    Fault(4.2, "half-open", 0.0, 0, 0.1),
+    Fault(4.2, "half-open", 0.0, 0, 0.9),
     Fault(4.4, "kill", 0.1, 0, 0.0),
 )
 INSTEAD: dict[Kind, Kind] = {"kill": "stale apart"}

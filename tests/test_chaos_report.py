@@ -1,5 +1,6 @@
 """The report says what the checker found, and fails for ours alone."""
 
+import re
 import subprocess
 import sys
 from math import inf
@@ -11,6 +12,8 @@ from chaos.faults import SCENARIOS, Scenario
 from chaos.log import Event
 from chaos.report import Outcome, conditions, judged, kinds_table, scenario_table
 from chaos.stage import Contender, subscribers
+
+from redis_servers import VALKEY
 
 ROOT = Path(__file__).parents[1]
 KILL, DURABLE, _ = SCENARIOS
@@ -101,7 +104,8 @@ def test_a_needless_alarm_is_a_failure() -> None:
 
 
 def test_conditions_name_the_versions() -> None:
-    text = conditions(CONTENDERS)
+    text = conditions(CONTENDERS, VALKEY)
+    assert re.search(r"; Valkey \d+\.\d+\.\d+\.$", text)
     assert all(f"{name} " in text for each in CONTENDERS for name in each.of)
 
 
