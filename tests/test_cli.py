@@ -536,7 +536,7 @@ UNMEANT = {
     f"{ANYWHERE} a b --channels os:": "--channels is module:NAME, not 'os:'",
     "smoke://:se%2Fcret@nowhere a b": "no broker is known for 'smoke'",
     "redis://:se/cret@nowhere a b": "%2F",
-    "redis://:se%2Fcret@[nowhere a b": "no URL",
+    "redis://:se%2Fcret@[nowhere a b": "URL",
     "env:NOTHING_OF_THE_KIND a b": "the environment has no 'NOTHING_OF_THE_KIND'",
     "env:EMPTY a b": "the environment has no 'EMPTY'",
     "memory:// a b": "memory:// is of one process: nobody would hear",
@@ -599,6 +599,30 @@ def test_what_it_says_of_an_error(
     monkeypatch.setattr(Channel, "publish", fail)
     said = say("publish", "memory://", "a", "b")
     assert (said.code, said.out, said.err) == (1, "", f"yaat publish: {sentence}\n")
+
+
+def test_it_says_it_once() -> None:
+    """What is logged where nobody has set up logging would come to the same place."""
+    program = """
+import logging
+from yaat.brokers.memory import MemoryBroker
+from yaat.cli import main
+from yaat.exceptions import BrokerUnavailable
+
+
+async def fail(*_, **__):
+    logging.getLogger("yaat.broker").warning("the broker is down: it went")
+    raise BrokerUnavailable("it went")
+
+
+MemoryBroker.is_shared = True
+MemoryBroker.publish = fail
+main(["publish", "memory://", "a", "b"])
+"""
+    asked = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (asked.returncode, asked.stderr) == (1, "yaat publish: it went\n")
 
 
 # And what it says of itself

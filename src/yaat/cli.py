@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import os
 import re
 import sys
@@ -28,6 +29,7 @@ from yaat.exceptions import (
 from yaat.payload import decode
 
 WIDTH = 100
+_SILENCE = logging.NullHandler()
 
 _MEANT_OTHERWISE = (UsageError, ChannelNameError, MessageError)
 """What is raised for what cannot be meant."""
@@ -225,6 +227,8 @@ def _publish(url: str, channel: str, data: str, channels: str | None, **given: A
         finally:
             await hub.close()
 
+    # What the broker logs of an outage is said by the error, in the one line that there is.
+    logging.getLogger("yaat").addHandler(_SILENCE)
     published = asyncio.run(publish())
     if published.offset:
         print(published.position)  # noqa: T201 - what it is asked for
