@@ -264,7 +264,7 @@ async def workers(server: Server, count: int) -> set[int]:
 
 
 def test_every_signal_is_in_the_table() -> None:
-    _, table = tables(COMMAND)
+    _, table, _ = tables(COMMAND)
     assert [row[0] for row in table] == [
         "SIGTERM",
         "SIGINT, Ctrl-C",
