@@ -2,7 +2,6 @@
 
 from importlib import import_module
 from typing import Final
-from urllib.parse import urlsplit
 
 from yaat.brokers.contract import Broker
 from yaat.exceptions import ArgumentError, UsageError
@@ -27,10 +26,7 @@ def open_broker(url: str) -> Broker:
             the URL is not quoted.
         UsageError: Its driver is not installed.
     """
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError:
-        raise ArgumentError("that is no URL: what is between :// and / cannot be read") from None
+    scheme = url.partition("://")[0] if "://" in url else ""
     if scheme not in _MODULES:
         known = ", ".join(f"{name}://" for name in _MODULES)
         raise ArgumentError(f"no broker is known for {scheme!r}; there are: {known}")

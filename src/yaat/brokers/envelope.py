@@ -53,18 +53,17 @@ def unpack(envelope: bytes) -> Content:
     bare = _OF_BARE.get(envelope[:3])
     if bare is not None:
         return Content(bare, envelope[3:])
+    if envelope and envelope[0] != VERSION:
+        raise MalformedError(f"a publication of version {envelope[0]}; version {VERSION} is known")
     try:
-        version, code = envelope[:2]
+        kind = _KINDS[envelope[1]]
         length, begin = _length(envelope)
-        kind = _KINDS[code]
     except (IndexError, ValueError):
         raise MalformedError("this is no publication of ours") from None
     end = begin + length
-    if version != VERSION or end > len(envelope):
-        raise MalformedError(f"a publication of version {version}; version {VERSION} is known")
     try:
         labels: Any = _unpack(envelope[begin:end])
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         raise MalformedError("the labels of a publication cannot be read") from None
     return Content(kind, envelope[end:], labels.key, labels.sender)
 

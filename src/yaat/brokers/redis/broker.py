@@ -47,7 +47,8 @@ AT_ONCE: Final = 100
 """How many commands are asked for at once, when there are many to give."""
 
 _LAST: Final = 2**63 - 1
-_LONGEST: Final = 2**52  # milliseconds; a script counts in doubles
+_LONGEST: Final = 10**12  # seconds; a script counts in doubles
+_MOST: Final = 10**15  # publications; Lua writes more as 1e+16
 
 
 class RedisBroker(Broker):
@@ -97,7 +98,9 @@ class RedisBroker(Broker):
         try:
             await servers.until_up()
         except BaseException:
-            await self.close()
+            if self._servers is servers:  # else it has been closed meanwhile
+                self._servers = None
+            await servers.close()
             raise
 
     async def close(self) -> None:
@@ -124,7 +127,15 @@ class RedisBroker(Broker):
         if once is not None:
             names += (keys.once(partition, name, once.encode()),)
         offset, epoch, duplicate = await self._stand(
-            scripts.PUBLISH, partition, names, size, _ms(ttl), envelope, publish, target, self._once
+            scripts.PUBLISH,
+            partition,
+            names,
+            min(size, _MOST),
+            _ms(ttl),
+            envelope,
+            publish,
+            target,
+            self._once,
         )
         return Published(offset, epoch.decode(), bool(duplicate))
 
@@ -134,16 +145,17 @@ class RedisBroker(Broker):
         """Subscribe; see `Broker.subscribe`."""
         servers, keys, partition, name = self._find(channel)
         target = keys.live(partition, name)
-        for _ in range(TRIES):
-            wire = servers.live(partition)
-            try:
-                await servers.feed.subscribe(wire, partition, target, channel)
-            except AnswerError as error:
-                refusal = error
-            else:
-                return
-            await self._mend(refusal, wire, None)
-        raise as_broker_error(refusal)
+        with servers.feed.wanting(partition, target, channel) as want:
+            for _ in range(TRIES):
+                wire = servers.live(partition)
+                try:
+                    return await servers.feed.subscribe(wire, want)
+                except AnswerError as error:
+                    refusal = error
+                await self._mend(refusal, wire, None)
+                if not servers.feed.is_wanted(want):
+                    return None  # unsubscribed meanwhile: the last call counts
+            raise as_broker_error(refusal)
 
     async def unsubscribe(self, channel: str) -> None:
         """Unsubscribe; see `Broker.unsubscribe`."""
@@ -301,7 +313,7 @@ class RedisBroker(Broker):
             except AnswerError as error:
                 refusal = error
             if refusal.code == "ASK" and (other := self._other(refusal)) is not None:
-                return await self._ask(other, command(other))
+                return await self._ask(other, command(other), script)
             await self._mend(refusal, wire, script)
         raise as_broker_error(refusal)
 
@@ -328,13 +340,15 @@ class RedisBroker(Broker):
     def _other(self, refusal: AnswerError) -> Wire | None:
         """Return the connection to the server to which a slot is on its way."""
         host, _, port = str(refusal).rpartition(" ")[2].rpartition(":")
-        return self._started.at(Address(host, int(port)))
+        return self._started.at(Address(host, int(port))) if port.isdecimal() else None
 
-    async def _ask(self, wire: Wire, command: tuple[Argument, ...]) -> Any:
+    async def _ask(self, wire: Wire, command: tuple[Argument, ...], script: Script | None) -> Any:
         """Ask a server for what is on its way there.
 
         Spec: Redis cluster specification, "ASK redirection".
         """
+        if script is not None:  # it may be new there
+            command = ("EVAL", script.text, *command[2:])
         wire.send(("ASKING",)).add_done_callback(seen)
         try:
             return await wire.send(command)
@@ -344,7 +358,7 @@ class RedisBroker(Broker):
 
 def _ms(seconds: float) -> int:
     """Return whole milliseconds, at least one."""
-    return max(1, min(round(seconds * 1000), _LONGEST)) if seconds > 0 else 0
+    return max(1, round(min(seconds, _LONGEST) * 1000)) if seconds > 0 else 0
 
 
 def _bounds(since: Position | None, *, reverse: bool) -> tuple[str, str, str]:

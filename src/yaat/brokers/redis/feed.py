@@ -4,7 +4,8 @@ import asyncio
 import logging
 import secrets
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from yaat.brokers.contract import OnPublication, Publication
@@ -48,6 +49,24 @@ def read(data: bytes) -> Publication:
     return Publication(unpack(data[begin:]), offset, epoch, prev, microseconds / 1e6)
 
 
+class Want:
+    """That a channel is wanted.
+
+    Attributes:
+        channel, name: What it is called, and how in pub/sub.
+        asked: How many have asked for it and wait for the server.
+        is_sure: Whether one of them has had the server's word.
+    """
+
+    __slots__ = ("asked", "channel", "is_sure", "name")
+
+    def __init__(self, channel: str, name: bytes) -> None:
+        self.channel: Final = channel
+        self.name: Final = name
+        self.asked = 0
+        self.is_sure = False
+
+
 class Feed:
     """What is wanted, and what comes of it.
 
@@ -60,7 +79,7 @@ class Feed:
         self._node: Final = secrets.token_urlsafe(9).encode()
         self._keys: Keys | None = None
         self._sharded = ""
-        self._wanted: Final[dict[bytes, str]] = {}  # name in pub/sub: channel
+        self._wanted: Final[dict[bytes, Want]] = {}  # by the name in pub/sub
         self._names: dict[int, dict[bytes, None]] = {}  # the same by partition
 
     def settle(self, keys: Keys, *, is_sharded: bool) -> None:
@@ -73,22 +92,39 @@ class Feed:
         """The command that publishes."""
         return self._sharded + "PUBLISH"
 
-    async def subscribe(self, wire: Wire, partition: int, name: bytes, channel: str) -> None:
-        """Want a channel, and have it subscribed to.
+    @contextmanager
+    def wanting(self, partition: int, name: bytes, channel: str) -> Iterator[Want]:
+        """Want a channel while it is asked for, and after that if the server has said yes."""
+        want = self._wanted.get(name)
+        if want is None:
+            want = self._wanted[name] = Want(channel, name)
+            self._names.setdefault(partition, {})[name] = None
+        want.asked += 1
+        try:
+            yield want
+        finally:
+            want.asked -= 1
+            if not (want.asked or want.is_sure) and self.is_wanted(want):
+                self.forget(partition, name)
+
+    def is_wanted(self, want: Want) -> bool:
+        """Tell whether nobody has unsubscribed meanwhile."""
+        return self._wanted.get(want.name) is want
+
+    async def subscribe(self, wire: Wire, want: Want) -> None:
+        """Subscribe to what is wanted.
 
         Raises:
-            AnswerError: The server refuses. It is not wanted then, unless it was before.
-            BrokerUnavailable: The connection was lost. The same.
+            AnswerError: The server refuses.
+            BrokerUnavailable: The connection was lost.
         """
-        is_new = name not in self._wanted
-        self._wanted[name] = channel
-        self._names.setdefault(partition, {})[name] = None
         try:
-            await wire.call(self._sharded + "SUBSCRIBE", name)
-        except BaseException:
-            if is_new:
-                self.forget(partition, name)
+            await wire.call(self._sharded + "SUBSCRIBE", want.name)
+        except asyncio.CancelledError:
+            if want.asked == 1 and not want.is_sure:
+                wire.send((self._sharded + "UNSUBSCRIBE", want.name)).add_done_callback(seen)
             raise
+        want.is_sure = True
 
     def forget(self, partition: int, name: bytes) -> bool:
         """Want a channel no more; tell whether it was wanted."""
@@ -115,7 +151,7 @@ class Feed:
             BrokerUnavailable: The connection was lost.
         """
         names = [name for partition in partitions for name in self._names.get(partition, ())]
-        channels = {self._wanted[name] for name in names}
+        channels = {want.channel for name in names if (want := self._wanted[name]).is_sure}
         for begin in range(0, len(names), BATCH):
             batch = [name for name in names[begin : begin + BATCH] if name in self._wanted]
             answers = [wire.send((self._sharded + "SUBSCRIBE", name)) for name in batch]
@@ -130,16 +166,16 @@ class Feed:
         if push[0] not in (b"message", b"smessage"):
             return
         _, name, data = push
-        channel = self._wanted.get(name)
-        if channel is None:  # unsubscribed a moment ago, or a pulse
+        want = self._wanted.get(name)
+        if want is None:  # unsubscribed a moment ago, or a pulse
             return
         try:
             publication = read(data)
         except MalformedError as error:
-            logger.warning("something strange came by %.300r: %s", channel, error)
+            logger.warning("something strange came by %.300r: %s", want.channel, error)
             return
         try:
-            self._on_publication(channel, publication)
+            self._on_publication(want.channel, publication)
         except Exception:
             logger.exception("a publication could not be delivered")
 

@@ -10,10 +10,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Final
 
-SLOTS: Final = 16384
-"""Into how many slots a cluster divides its keys.
-
-Spec: Redis cluster specification, "Key distribution model"."""
+from yaat.brokers.redis.settings import SLOTS
 
 
 def slot_of(tag: bytes) -> int:
@@ -24,14 +21,12 @@ def slot_of(tag: bytes) -> int:
 @lru_cache
 def tags(partitions: int) -> tuple[bytes, ...]:
     """Return a tag for each partition, such that their slots are spread evenly."""
-    width = SLOTS // partitions
     found: dict[int, bytes] = {}
-    for number in count():
-        tag = b"%d" % number
-        found.setdefault(min(slot_of(tag) // width, partitions - 1), tag)
-        if len(found) == partitions:
-            return tuple(found[place] for place in range(partitions))
-    raise AssertionError
+    numbers = count()
+    while len(found) < partitions:
+        tag = b"%d" % next(numbers)
+        found.setdefault(slot_of(tag) * partitions // SLOTS, tag)
+    return tuple(found[place] for place in range(partitions))
 
 
 class Keys:

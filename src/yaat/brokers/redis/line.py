@@ -18,6 +18,9 @@ STEADY: Final = 10.0
 short again. That it could be made is not enough: a server may accept and drop, again and again."""
 
 
+NOT_YET: Final = "not connected yet"
+
+
 class Backoff:
     """How long to wait before the next try: at random, so that many nodes do not come at once.
 
@@ -54,7 +57,7 @@ class Line:
     Attributes:
         wire: The connection, if there is one.
         is_up: Whether there is one, and it is prepared.
-        why: Why there is none.
+        why: Why there is none; None: it has not been tried to the end yet.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Line:
         self._loop = asyncio.get_running_loop()
         self.wire: Wire | None = None
         self.is_up = False
-        self.why: BrokerError = BrokerUnavailable("not connected yet")
+        self.why: BrokerError | None = None
         self._next_try = 0.0
         self._task: Final = self._loop.create_task(self._keep(), name="yaat broker line")
         self._task.add_done_callback(failure_of)
@@ -84,8 +87,9 @@ class Line:
         """
         wire = self.wire
         if wire is None or wire.ended.done():
+            why = self.why or NOT_YET if wire is None else wire.ended.result()
             wait = max(0.0, self._next_try - self._loop.time())
-            raise BrokerUnavailable(str(self.why), retry_in=wait)
+            raise BrokerUnavailable(str(why), retry_in=wait)
         return wire
 
     def close(self) -> "asyncio.Task[None]":
@@ -115,15 +119,15 @@ class Line:
     async def _hold(self) -> BrokerUnavailable:
         """Connect, and wait until the connection is over; return why it is."""
         wire = self.wire = await self._connect()
-        begin, received = self._loop.time(), wire.received
         try:
             await self._prepare(wire)
-            received = wire.received
-            self.is_up = True
+            begin, received = self._loop.time(), wire.received
+            self.is_up, self.why = True, None
             self._on_change()
-            return await asyncio.shield(wire.ended)
+            why = await asyncio.shield(wire.ended)
+            if wire.received > received or self._loop.time() - begin >= STEADY:
+                self._backoff.reset()
         finally:
             self.wire, self.is_up = None, False
             wire.end()
-            if wire.received > received or self._loop.time() - begin >= STEADY:
-                self._backoff.reset()
+        return why

@@ -191,6 +191,7 @@ for i = 2, #ARGV, 4 do
     end
   end
 end
+while sweep() do end
 lasting()
 return news
 """

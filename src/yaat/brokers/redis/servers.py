@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
 from yaat.brokers.contract import OnMissed, OnState
@@ -19,7 +19,7 @@ from yaat.brokers.redis.wire import (
     as_broker_error,
     connect,
     dial,
-    identity_of,
+    identify,
     log_in,
 )
 from yaat.exceptions import BrokerError, BrokerRefused, BrokerUnavailable
@@ -30,7 +30,7 @@ logger = logging.getLogger("yaat.broker")
 AGAIN: Final = 60.0
 """How often, in seconds, it is logged that the broker is still away."""
 
-BREATH: Final = 0.02
+BREATH: Final = 0.1
 """How long, in seconds, between two looks, however many servers say that something has moved."""
 
 CLOSE: Final = 5.0
@@ -66,14 +66,17 @@ class Finder:
         self._settings = settings
         self._context = context
         self._is_cluster = place.mode == "cluster"
-        self._known: tuple[Address, ...] = place.addresses  # of the cluster, those met last
-        self._sentinels = list(place.addresses)
+        self._known = list(place.addresses)  # who is asked, in this order
         self._single: Plan | None = None
 
     @property
     def may_change(self) -> bool:
         """Whether the answer may be another one later."""
         return self._place.mode == "sentinel" or self._is_cluster
+
+    def distrust(self) -> None:
+        """Ask another one first: what was said last did not help. It may be cut off from others."""
+        self._known.append(self._known.pop(0))
 
     async def find(self) -> Plan:
         """Find it out.
@@ -82,9 +85,9 @@ class Finder:
             BrokerError: Nobody can say.
         """
         if self._is_cluster:
-            return await self._first(self._known, self._of_cluster)
+            return await self._first(self._of_cluster)
         if self._place.mode == "sentinel":
-            return await self._first(tuple(self._sentinels), self._of_sentinel)
+            return await self._first(self._of_sentinel)
         if self._single is None:
             address = self._place.addresses[0]
             wire = await connect(address, self._settings, self._context)
@@ -95,20 +98,26 @@ class Finder:
             self._single = Plan((address,))
         return self._single
 
-    async def _first(
-        self, addresses: Iterable[Address], ask: Callable[[Address], Awaitable[Plan]]
-    ) -> Plan:
-        """Return what the first one says that can say it."""
-        why: list[str] = []
-        for address in addresses:
+    async def _first(self, ask: Callable[[Address], Awaitable[Plan]]) -> Plan:
+        """Return what the first one says that can say it; it is asked first the next time."""
+        why: list[BrokerError] = []
+        for address in tuple(self._known):
             try:
-                return await ask(address)
-            except AnswerError as error:
-                why.append(f"{address}: {as_broker_error(error)}")
+                plan = await ask(address)
             except BrokerError as error:
-                why.append(str(error))
-        raise BrokerUnavailable(
-            f"nobody says who has the channels of {self._place}: " + "; ".join(why)
+                why.append(error)
+            except AnswerError as error:
+                refusal = as_broker_error(error)
+                why.append(type(refusal)(f"{address}: {refusal}"))
+            except Exception as error:  # noqa: BLE001 - whatever it said, the next may do better
+                why.append(BrokerUnavailable(f"{address} says nonsense: {error!r}"))
+            else:
+                self._known.sort(key=address.__ne__)  # the others stay in their order
+                return plan
+        refused = all(isinstance(error, BrokerRefused) for error in why)
+        said = "; ".join(map(str, why))
+        raise (BrokerRefused if refused else BrokerUnavailable)(
+            f"nobody says where the channels of {self._place} are: {said}"
         )
 
     async def _of_sentinel(self, address: Address) -> Plan:
@@ -122,8 +131,6 @@ class Finder:
             wire.end()
         if not master:
             raise BrokerUnavailable(f"the sentinel {address} knows no service {service!r}")
-        self._sentinels.remove(address)
-        self._sentinels.insert(0, address)  # who answered is asked first
         return Plan((Address(master[0].decode(), int(master[1])),))
 
     async def _of_cluster(self, address: Address) -> Plan:
@@ -131,15 +138,14 @@ class Finder:
         wire = await dial(address, settings, self._context)
         try:
             await log_in(wire, settings.username, settings.password)
-            info = await wire.call("INFO", "server")
+            identity = await identify(wire, settings)
             ranges = await wire.call("CLUSTER", "SLOTS")
         finally:
             wire.end()
-        plan, self._known = self._planned(ranges, address)
-        return plan._replace(is_sharded=identity_of(info).version >= SHARDED)
+        return Plan(self._planned(ranges, address), identity.version >= SHARDED)
 
-    def _planned(self, ranges: list[Any], asked: Address) -> tuple[Plan, tuple[Address, ...]]:
-        """Return who has what, and all who are there, the masters first."""
+    def _planned(self, ranges: list[Any], asked: Address) -> tuple[Address, ...]:
+        """Return who has which partition; and note who is there to be asked."""
         masters: dict[range, Address] = {}
         others: list[Address] = []
         for first, last, *nodes in ranges:
@@ -153,8 +159,8 @@ class Finder:
             if found is None:
                 raise BrokerUnavailable(f"{asked}: no server of the cluster has slot {slot}")
             servers.append(found)
-        known = dict.fromkeys((*masters.values(), *others, *self._place.addresses))
-        return Plan(tuple(servers)), tuple(known)
+        self._known = [*dict.fromkeys((*masters.values(), *others, *self._place.addresses))]
+        return tuple(servers)
 
 
 def _node(told: list[Any], asked: Address) -> Address:
@@ -172,7 +178,7 @@ class Link:
 
     def __init__(self, address: Address, servers: "Servers") -> None:
         self.address: Final = address
-        self.commands: Final = servers.line(address, None, self._nothing)
+        self.commands: Final = servers.line(address, None, self._try)
         self.live: Final = servers.line(address, self._take, self._restore)
         self._servers = servers
         self._missed: set[str] = set()
@@ -185,13 +191,14 @@ class Link:
         return self.commands.is_up and self.live.is_up
 
     def _take(self, push: list[Any]) -> None:
-        if push[0] == b"sunsubscribe" and self.live.wire is not None:
-            # Unasked: a slot has gone elsewhere. What is subscribed is found out anew.
-            self.live.wire.end(f"{self.address} has given up a slot")
+        if push[0] == b"sunsubscribe":  # unasked: a slot has gone elsewhere
+            self.give_up()
         self._servers.feed.take(push)
 
-    async def _nothing(self, wire: Wire) -> None:
-        """Prepare a connection for commands: there is nothing to do."""
+    async def _try(self, wire: Wire) -> None:
+        """Publish something: a user that may not is to be told so now, not when it matters."""
+        for partition in self._servers.partitions(self.address)[:1]:
+            await self._servers.feed.beat(wire, partition)
 
     async def _restore(self, wire: Wire) -> None:
         partitions = self._servers.partitions(self.address)
@@ -203,6 +210,11 @@ class Link:
             self._missed |= await self._servers.feed.restore(wire, partitions)
         except (AnswerError, BrokerError) as error:
             wire.end(f"{self.address} does not take a slot over: {error}")
+
+    def give_up(self) -> None:
+        """End the connection for what comes live; the next one subscribes to what is to come."""
+        if self.live.wire is not None:
+            self.live.wire.end(f"{self.address} has given up a slot")
 
     def take_missed(self) -> set[str]:
         """Return in which channels something may be missing, once it can be asked for."""
@@ -224,7 +236,7 @@ class Link:
             if wire is None or wire.received != before or not self.is_up:
                 continue
             with contextlib.suppress(BrokerError, AnswerError):
-                partition = self._servers.partitions(self.address)[0]
+                partition = self._servers.partitions(self.address)[0]  # else it is being closed
                 await feed.listen_to_pulse(wire, partition)
                 before = wire.received
                 await feed.beat(self.commands.get(), partition)
@@ -269,7 +281,7 @@ class Servers:
         self._on_missed: Final = on_missed
         self._links: Final[dict[Address, Link]] = {}
         self._loop: Final = asyncio.get_running_loop()
-        self._why: BrokerError = BrokerUnavailable(f"{place} has not answered yet")
+        self._why: BrokerError | None = None
         self._decided: Final = asyncio.Event()  # whether the start succeeds
         self._doubt: Final = asyncio.Event()
         self._next_look: asyncio.Future[None] = self._loop.create_future()
@@ -310,10 +322,14 @@ class Servers:
             async with asyncio.timeout(self.settings.connect_timeout):
                 await self._decided.wait()
         if not self.is_up:
-            raise _again(self._trouble)
+            raise self._unavailable()
 
     async def close(self) -> None:
         """End all there is."""
+        self._why = BrokerUnavailable("the broker has been closed")
+        self._decided.set()
+        if not self._next_look.done():
+            self._next_look.set_result(None)
         if self._complaint is not None:
             self._complaint.cancel()
         for link in self._links.values():
@@ -335,8 +351,7 @@ class Servers:
             BrokerUnavailable: It is not known yet what they are: one alone, or a cluster.
         """
         if self._keys is None:
-            wait = max(0.0, self._next_try - self._loop.time())
-            raise BrokerUnavailable(str(self._trouble), retry_in=wait)
+            raise self._unavailable()
         return self._keys
 
     def partitions(self, address: Address) -> list[int]:
@@ -381,26 +396,34 @@ class Servers:
         while True:
             self._doubt.clear()
             looked, self._next_look = self._next_look, self._loop.create_future()
-            wait: float | None = self.settings.probe if self._finder.may_change else None
             try:
                 self._arrange(await self._finder.find())
-                backoff.reset()
             except BrokerError as error:
-                wait = self._fail(error, backoff)
+                self._why = error
             except Exception as error:
                 logger.exception("looking for the servers failed in a way that nobody expected")
-                wait = self._fail(BrokerUnavailable(f"{self._place}: {error!r}"), backoff)
+                self._why = BrokerUnavailable(f"{self._place}: {error!r}")
+            else:
+                self._why = None
             looked.set_result(None)
+            wait = self._pause(backoff)
+            self._note_change()
             await asyncio.sleep(BREATH)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._doubt.wait()
 
-    def _fail(self, error: BrokerError, backoff: Backoff) -> float:
-        self._why = error
+    def _pause(self, backoff: Backoff) -> float | None:
+        """Return how long to wait until the next look, if nobody says that something has moved."""
+        if self._why is None and not self._finder.may_change:
+            return None
+        if self.is_up:
+            backoff.reset()
+            return self.settings.probe
+        if self.plan is not None:
+            self._finder.distrust()
         wait = backoff.next()
         self._next_try = self._loop.time() + wait
-        self._note_change()
         return wait
 
     def _arrange(self, plan: Plan) -> None:
@@ -410,6 +433,9 @@ class Servers:
             settings = self.settings
             self._keys = Keys(settings.prefix, settings.db, len(plan.servers))
         self.feed.settle(self._keys, is_sharded=plan.is_sharded)
+        if before is not None and before.is_sharded != plan.is_sharded:
+            for link in self._links.values():  # what is subscribed to is another kind of channel
+                link.give_up()
         for address in dict.fromkeys(plan.servers):
             if address not in self._links:
                 self._links[address] = Link(address, self)
@@ -428,9 +454,8 @@ class Servers:
             if old != new:
                 moved.setdefault((old, new), []).append(partition)
         for (old, new), partitions in moved.items():
-            old_wire, link = self._links[old].live.wire, self._links[new]
-            if old_wire is not None:  # what is still to come by it is found out anew
-                old_wire.end(f"{old} has given up a slot")
+            self._links[old].give_up()
+            link = self._links[new]
             if link.live.wire is not None:  # else they are restored with the connection
                 self.run(self._adopt(link, link.live.wire, partitions))
 
@@ -441,45 +466,55 @@ class Servers:
     # How it goes
 
     @property
-    def _trouble(self) -> BrokerError:
-        """Why it is not up."""
-        for link in self._links.values():
-            for line in (link.commands, link.live):
-                if not line.is_up:
-                    return line.why
-        return self._why
+    def _trouble(self) -> BrokerError | None:
+        """Why it is not up, if that is known yet."""
+        lines = (line for link in self._links.values() for line in (link.commands, link.live))
+        return next((line.why for line in lines if line.why is not None), self._why)
+
+    def _unavailable(self) -> BrokerError:
+        """Return what went wrong, anew: without the frames in which it was raised before."""
+        trouble = self._trouble or BrokerUnavailable(f"{self._place} has not answered yet")
+        if isinstance(trouble, BrokerUnavailable):
+            wait = max(0.0, self._next_try - self._loop.time())
+            return type(trouble)(str(trouble), retry_in=wait)
+        return type(trouble)(str(trouble))
 
     def _note_change(self) -> None:
         """Tell what follows from the change of a connection."""
         links = self._links.values()
-        is_up = self.plan is not None and all(link.is_up for link in links)
-        if is_up or isinstance(self._trouble, BrokerRefused):
+        was_up = self.is_up
+        self.is_up = self.plan is not None and all(link.is_up for link in links)
+        if self.is_up or isinstance(self._trouble, BrokerRefused):
             self._decided.set()
-        if not is_up and self._finder.may_change:
+        if was_up and not self.is_up and self._finder.may_change:
             self._doubt.set()
         missed = set[str]().union(*(link.take_missed() for link in links))
         if missed:
-            self._on_missed(missed)
-        if is_up is not self.is_up:
-            self.is_up = is_up
-            self._on_state("up" if is_up else "down")
-        self._log(is_up=is_up)
+            _tell(self._on_missed, missed)
+        if was_up is not self.is_up:
+            _tell(self._on_state, "up" if self.is_up else "down")
+        self._log()
 
-    def _log(self, *, is_up: bool) -> None:
+    def _log(self) -> None:
         """Log when it goes down, and once a minute while it is; and when it is up again."""
-        if not is_up and self._complaint is None and (self._was_up or not self.settings.require):
+        if self.is_up:
+            self._was_up = True
+            if self._complaint is not None:
+                self._complaint.cancel()
+                self._complaint = None
+                logger.warning("the broker is up again")
+            return
+        is_for_start = self.settings.require and not self._was_up  # to say
+        if self._complaint is None and self._trouble is not None and not is_for_start:
             self._complain()
-        elif is_up and self._complaint is not None:
-            self._complaint.cancel()
-            self._complaint = None
-            logger.warning("the broker is up again")
-        self._was_up = self._was_up or is_up
 
     def _complain(self) -> None:
         logger.warning("the broker is down: %s", self._trouble)
         self._complaint = self._loop.call_later(AGAIN, self._complain)
 
 
-def _again(error: BrokerError) -> BrokerError:
-    """Return the same error without the frames in which it was raised before."""
-    return type(error)(str(error))
+def _tell(callback: Callable[[Any], object], what: object) -> None:
+    try:
+        callback(what)
+    except Exception:
+        logger.exception("nobody could be told of the broker's state")

@@ -1,13 +1,19 @@
 """What a URL of Redis or Valkey says: which servers, how to get in, and the bounds."""
 
+import contextlib
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, NamedTuple, get_args
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from yaat.brokers.contract import MAX_PAYLOAD, check_positive
 from yaat.exceptions import ArgumentError
+
+SLOTS: Final = 16384
+"""Into how many slots a cluster divides its keys.
+
+Spec: Redis cluster specification, "Key distribution model"."""
 
 Epochs = Literal["strict", "trust"]
 """Whether the position of a channel outlives the server process that counted it."""
@@ -106,9 +112,15 @@ class Settings:
             raise ArgumentError(f"ssl_cert_reqs is required or none, not {self.ssl_cert_reqs!r}")
         if self.db < 0:
             raise ArgumentError(f"db is the number of a database, not {self.db!r}")
+        if self.partitions > SLOTS:
+            raise ArgumentError(f"partitions are {SLOTS} at most, not {self.partitions!r}")
+        if not self.prefix.isprintable() or set("{}") & set(self.prefix):
+            raise ArgumentError("prefix is text without braces: a cluster looks for them")
 
 
-_QUOTED: Final = "is a '/' or '@' in the password written as %2F or %40?"
+_QUOTED: Final = "is a '/', '?' or '@' in the password written as %2F, %3F or %40?"
+_WRONG: Final = f"not a URL of Redis or Valkey; {_QUOTED}"
+_DIGITS: Final = 10
 
 _BOUNDS: Final = (
     *("timeout", "connect_timeout", "retry_base", "retry_cap", "probe", "partitions"),
@@ -140,17 +152,16 @@ def read(url: str, options: Mapping[str, Any]) -> tuple[Place, Settings]:
     """Read a URL. `options` have the last word.
 
     Raises:
-        ArgumentError: It is none, or it has an option that is not known. What may be secret in it
-            is not quoted.
+        ArgumentError: It is none, or it has an option that is not known. Nothing of the URL is
+            quoted but the names of options: what is secret may stand anywhere in one that is wrong.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in SCHEMES or parts.fragment or "://" not in url:
-        raise ArgumentError(
-            f"not a URL of Redis or Valkey; they begin with {'://, '.join(SCHEMES)}://"
-        )
-    told: dict[str, Any] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        told[name] = _option(name, value)
+    unknown = options.keys() - _OPTIONS.keys()
+    if unknown:
+        raise ArgumentError(f"RedisBroker has no option {', '.join(sorted(unknown))}")
+    parts = _split(url)
+    if parts.scheme not in SCHEMES or parts.fragment or "@" in parts.path + parts.query:
+        raise ArgumentError(f"{_WRONG}; it begins with one of {', '.join(SCHEMES)}")
+    told = {name: _option(name, value) for name, value in parse_qsl(parts.query, True)}
     name, _, mode = parts.scheme.partition("+")
     login, _, hosts = parts.netloc.rpartition("@")
     if login:
@@ -159,14 +170,16 @@ def read(url: str, options: Mapping[str, Any]) -> tuple[Place, Settings]:
     if name == "unix":
         place = Place("single", (_unix(hosts, parts.path),))
     else:
-        place, db = _servers(
-            mode, hosts, parts.path, is_tls=name.endswith("ss") or name == "valkeys"
-        )
+        is_tls = name in ("rediss", "valkeys")
+        place, db = _servers(mode, hosts, parts.path, is_tls=is_tls)
         told |= {} if db is None else {"db": db}
-    unknown = set(options) - _OPTIONS.keys()
-    if unknown:
-        raise ArgumentError(f"RedisBroker has no option {', '.join(sorted(unknown))}")
     return place, Settings(**{**told, **options})
+
+
+def _split(url: str) -> SplitResult:
+    with contextlib.suppress(ValueError):
+        return urlsplit(url)
+    raise ArgumentError(_WRONG)
 
 
 def _unix(hosts: str, path: str) -> Address:
@@ -191,30 +204,29 @@ def _servers(mode: str, hosts: str, path: str, *, is_tls: bool) -> tuple[Place, 
 
 
 def _db(text: str) -> int | None:
-    if text and not text.isdecimal():
+    if text and not (text.isdecimal() and len(text) < _DIGITS):
         raise ArgumentError(f"the path of the URL is the number of a database; {_QUOTED}")
     return int(text) if text else None
 
 
-def _address(text: str, port: int) -> Address:
-    try:
+def _address(text: str, default: int) -> Address:
+    with contextlib.suppress(ValueError):
         parts = urlsplit(f"//{text}")
-        return Address(parts.hostname or "localhost", parts.port or port)
-    except ValueError:
-        raise ArgumentError(f"a server in the URL is not host:port; {_QUOTED}") from None
+        port = default if parts.port is None else parts.port
+        if port and not parts.username and not parts.password:
+            return Address(parts.hostname or "localhost", port)
+    raise ArgumentError(f"a server in the URL is not host:port; {_QUOTED}")
 
 
 def _option(name: str, value: str) -> Any:
     if name not in _OPTIONS:
-        raise ArgumentError(f"a URL of Redis has no option {name!r}; it has {', '.join(_OPTIONS)}")
+        raise ArgumentError(f"no option of a URL is called so; there are {', '.join(_OPTIONS)}")
     default = _OPTIONS[name]
-    try:
+    with contextlib.suppress(KeyError, ValueError):
         if isinstance(default, bool):
             return {"yes": True, "no": False}[value]
         return type(default)(value) if isinstance(default, (int, float)) else value
-    except (KeyError, ValueError):
-        kind = "yes or no" if isinstance(default, bool) else "a number"
-        raise ArgumentError(f"{name} is {kind}, not {value!r}") from None
+    raise ArgumentError(f"{name} is {'yes or no' if isinstance(default, bool) else 'a number'}")
 
 
 _OPTIONS: Final[dict[str, Any]] = {each.name: each.default for each in fields(Settings)}

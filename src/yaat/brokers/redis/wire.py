@@ -7,6 +7,7 @@ that carry one command each (38,000 publications a second against 10,000 to 14,0
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -22,10 +23,11 @@ NAME: Final = "yaat"
 
 OnPush = Callable[[list[Any]], object]
 Argument = bytes | str | int
+Expected = tuple[bytes, Argument]
 
 _INCOMPLETE: Final = object()
 _ACKNOWLEDGED: Final = (b"subscribe", b"ssubscribe", b"unsubscribe", b"sunsubscribe")
-_TO_SUBSCRIBE: Final = ("SUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "SUNSUBSCRIBE")
+_TO_SUBSCRIBE: Final[dict[Any, bytes]] = {push.decode().upper(): push for push in _ACKNOWLEDGED}
 _CLOSED: Final = "the broker is not started, or closed"
 
 
@@ -99,13 +101,15 @@ class Wire(asyncio.Protocol):
         self._on_push: Final = on_push
         self._reader: Final = hiredis.Reader(replyError=AnswerError, notEnoughData=_INCOMPLETE)
         self._transport: asyncio.Transport | None = None
-        # Who waits for an answer, until when, and for which channel's if a push answers.
-        self._pending: Final[deque[tuple[asyncio.Future[Any], float, Argument | None]]] = deque()
+        # Who waits for an answer, until when, and for which push if one answers.
+        self._pending: Final[deque[tuple[asyncio.Future[Any], float, Expected | None]]] = deque()
         self._unsent: Final[list[bytes]] = []
         self._unsent_bytes = 0
         self.received = 0
         self._is_paused = False
-        self._room: Final = asyncio.Event()
+        # Who waits for room, and whether one has been let in and has not come yet.
+        self._waiting: Final[deque[asyncio.Future[None]]] = deque()
+        self._lets_in = False
         self._watch: asyncio.TimerHandle | None = None
 
     # What asyncio calls
@@ -126,16 +130,20 @@ class Wire(asyncio.Protocol):
                         self._on_push(answer)
                 else:
                     self._take(answer)
-        except (hiredis.ProtocolError, IndexError) as error:
+        except (hiredis.ProtocolError, IndexError) as error:  # or a push of nothing
             self.end(f"{self.address} does not speak the protocol of Redis: {error}")
-        if not self._is_full:
-            self._room.set()
+        self._let_in()
 
     def _is_expected(self, push: list[Any]) -> bool:
         """Tell whether a push answers a command: that to subscribe, or to unsubscribe."""
-        return push[0] in _ACKNOWLEDGED and bool(self._pending) and self._pending[0][2] == push[1]
+        return (
+            push[0] in _ACKNOWLEDGED and bool(self._pending) and self._pending[0][2] == (*push[:2],)
+        )
 
     def _take(self, answer: Any) -> None:
+        if not self._pending:  # as a server does that lets nobody in
+            self.end(f"{self.address} says without being asked: {answer}")
+            return
         future = self._pending.popleft()[0]
         if future.done():  # nobody waits for it any more
             return
@@ -147,12 +155,11 @@ class Wire(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Let callers wait."""
         self._is_paused = True
-        self._room.clear()
 
     def resume_writing(self) -> None:
         """Let them go on."""
         self._is_paused = False
-        self._room.set()
+        self._let_in()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
@@ -181,32 +188,47 @@ class Wire(asyncio.Protocol):
             BrokerTimeout: There was no answer in time.
             BrokerUnavailable: The connection is over, or was lost meanwhile.
         """
-        if self._is_full:
+        if (self._waiting or self._lets_in or self._is_full) and not self.ended.done():
             await self._wait_for_room()
-        if self.ended.done():
-            raise BrokerUnavailable(str(self.ended.result()))
         return await self.send(command)
 
     async def _wait_for_room(self) -> None:
+        """Wait for a turn, in the order of coming."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._waiting.append(turn)
         try:
             async with asyncio.timeout(self._timeout):
-                while self._is_full and not self.ended.done():
-                    self._room.clear()
-                    await self._room.wait()
+                await turn
         except TimeoutError:
             raise BrokerTimeout(f"{self.address} takes no more: too much waits for it") from None
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._lets_in = False
+                self._loop.call_soon(self._let_in)  # when it has been sent, or not
+
+    def _let_in(self) -> None:
+        """Let in who waits first, if there is room: it lets in the next. All, when it is over."""
+        while self._waiting and (self.ended.done() or not (self._lets_in or self._is_full)):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._lets_in = True
 
     def send(self, command: tuple[Argument, ...]) -> "asyncio.Future[Any]":
         """Send a command at the end of this turn, and return who waits for its answer.
 
         To subscribe and to unsubscribe takes one channel, so that there is one answer.
         """
+        packed = hiredis.pack_command(cast(Any, command))  # of any length; it may raise
         future: asyncio.Future[Any] = self._loop.create_future()
-        channel = command[1] if command[0] in _TO_SUBSCRIBE else None
-        self._pending.append((future, self._loop.time() + self._timeout, channel))
+        if self.ended.done():
+            future.set_exception(BrokerUnavailable(str(self.ended.result())))
+            return future
+        push = _TO_SUBSCRIBE.get(command[0])
+        expected = None if push is None else (push, command[1])
+        self._pending.append((future, self._loop.time() + self._timeout, expected))
         if not self._unsent:
             self._loop.call_soon(self._flush)
-        packed = hiredis.pack_command(cast(Any, command))  # of any length
         self._unsent.append(packed)
         self._unsent_bytes += len(packed)
         if self._watch is None:
@@ -218,6 +240,7 @@ class Wire(asyncio.Protocol):
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
         self._unsent_bytes = 0
+        self._let_in()
 
     def _look(self) -> None:
         """End it if the oldest answer is overdue; one timer serves all calls."""
@@ -248,7 +271,7 @@ class Wire(asyncio.Protocol):
             future = self._pending.popleft()[0]
             if not future.done():
                 future.set_exception(type(reason)(str(reason), maybe_published=True))
-        self._room.set()
+        self._let_in()
 
 
 async def connect(
@@ -320,7 +343,18 @@ async def log_in(wire: Wire, username: str | None, password: str | None) -> None
     login: tuple[str, ...] = ()
     if password is not None or username is not None:
         login = ("AUTH", username or "default", password or "")
-    await wire.call("HELLO", 3, *login, "SETNAME", NAME)
+    try:
+        await wire.call("HELLO", 3, *login, "SETNAME", NAME)
+    except AnswerError as error:
+        refusal = error
+    else:
+        return
+    # Not from within the `except`: a server that does not know HELLO quotes all of it.
+    if "HELLO" in str(refusal) and refusal.code == "ERR":
+        raise AnswerError("NOPROTO it does not speak RESP3: Redis 6.2 or later does, and Valkey")
+    if password and password in str(refusal):
+        raise AnswerError(f"{refusal.code} it does not let us in")
+    raise refusal
 
 
 async def _introduce(wire: Wire, settings: Settings) -> None:
@@ -328,7 +362,7 @@ async def _introduce(wire: Wire, settings: Settings) -> None:
     await wire.call("PING")  # refused while a server loads what it kept
     if settings.db:
         await wire.call("SELECT", settings.db)
-    wire.identity = identity_of(await _info(wire, settings))
+    wire.identity = await identify(wire, settings)
     with contextlib.suppress(AnswerError):  # not every user may ask
         role, *_ = await wire.call("ROLE")
         if role != b"master":
@@ -336,25 +370,34 @@ async def _introduce(wire: Wire, settings: Settings) -> None:
             raise BrokerUnavailable(f"{wire.address} is a {what}: it takes no publications")
 
 
-async def _info(wire: Wire, settings: Settings) -> bytes:
+async def identify(wire: Wire, settings: Settings) -> Identity:
+    """Return which server process is at the other end.
+
+    Raises:
+        BrokerRefused: It does not tell, and we have to know.
+    """
+    told = ""
+    why = "it names no run_id"
     try:
         answer = await wire.call("INFO", "server")
+        told = answer.decode("latin-1") if isinstance(answer, bytes) else str(answer)
     except AnswerError as error:
-        if settings.epochs == "trust":
-            return b""
+        why = str(error)
+    identity = identity_of(told)
+    if settings.epochs == "strict" and not identity.run_id:
         raise BrokerRefused(
-            f"the user has to be allowed INFO, or nobody sees that the server was started anew: "
-            f"allow it, or say epochs=trust ({error})"
-        ) from None
-    return answer if isinstance(answer, bytes) else str(answer).encode()
+            f"{wire.address} does not tell which process it is, so that nobody would see that it "
+            f"was started anew: let the user call INFO, or say epochs=trust ({why})"
+        )
+    return identity
 
 
-def identity_of(info: bytes) -> Identity:
+def identity_of(info: str) -> Identity:
     """Read what INFO says of the server."""
-    told = dict(line.split(":", 1) for line in info.decode("latin-1").splitlines() if ":" in line)
-    major, minor, *_ = f"{told.get('redis_version', '6.2')}.0".split(".")
+    told = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    version = re.match(r"(\d+)\.(\d+)", told.get("redis_version", "") + ".0") or (0, 6, 2)
     return Identity(
         told.get("run_id", ""),
-        (int(major), int(minor)),
-        told.get("redis_mode", "standalone") == "cluster",
+        (int(version[1]), int(version[2])),
+        "cluster" in (told.get("redis_mode"), told.get("server_mode")),  # Valkey 9 has the second
     )
