@@ -16,7 +16,6 @@ import starlette.websockets
 from asgiref.compatibility import is_double_callable
 from starlette.middleware import Middleware
 
-from scripted_broker import ScriptedBroker
 from yaat import processes
 from yaat.app import Yaat
 from yaat.brokers import Broker
@@ -970,6 +969,12 @@ def test_a_broker_that_cannot_be(broker: str) -> None:
 # Several processes
 
 
+class Elsewhere(MemoryBroker):
+    """A broker that other processes hear."""
+
+    is_shared = True
+
+
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is a worker beside another."""
@@ -996,7 +1001,7 @@ async def test_without_a_broker_it_is_the_first_channel_that_is_refused(two: Non
 
 
 async def test_who_is_inside_of_a_broker_that_is_shared_needs_none(two: None) -> None:
-    app, inner = Yaat(broker=ScriptedBroker()), talking()
+    app, inner = Yaat(broker=Elsewhere()), talking()
     app.mount("/inner", inner)
     with pytest.raises(UsageError):
         inner.channel("room:1")
