@@ -821,7 +821,7 @@ def test_what_has_been_sent_makes_room_before_it_is_answered() -> None:
         wire, peer = await wire_to(write_buffer=100)
         peer.server.answers["SLEEP"] = SILENCE
         asked = [asyncio.ensure_future(wire.call("SLEEP", b"x" * 60)) for _ in range(50)]
-        await idle(60)
+        await idle(200)
         assert len(peer.heard) == 50
         wire.end()
         for call in asked:

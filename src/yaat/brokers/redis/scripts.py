@@ -170,6 +170,8 @@ PRESENCE_ADD: Final = Script(
     _PRESENCE
     + """
 local news = 0
+-- One of the two may have been evicted.
+local is_whole = redis.call('EXISTS', users) == redis.call('EXISTS', counts)
 for i = 2, #ARGV, 4 do
   local client, has_user, user, told = ARGV[i], ARGV[i + 1] == '1', ARGV[i + 2], ARGV[i + 3]
   local until_ = tonumber(redis.call('ZSCORE', expiries, client) or 0)
@@ -192,6 +194,10 @@ for i = 2, #ARGV, 4 do
   end
 end
 while sweep() do end
+if not is_whole then
+  redis.call('DEL', counts)
+  for _, user in ipairs(redis.call('HVALS', users)) do count(user, 1) end
+end
 lasting()
 return news
 """
