@@ -15,13 +15,13 @@ from servers import Server, ServerSpec
 OTHERS = ("uvicorn", "hypercorn", "granian", "daphne")
 SERVERS = ("yaat", *OTHERS)
 # Each of these has a file of tests that bears its name.
-APART = {"nginx", "restart", "systemd", "containers", "limits", "tls", "wire"}
+APART = {"nginx", "restart", "systemd", "containers", "limits", "tls", "wire", "scale"}
 STARTS = [
     (page, words)
     for page in pages()
     if page.stem not in APART
     for words in commands(page)
-    if words[0] in SERVERS
+    if words[0] in SERVERS and words[1] != "publish"
 ]
 
 
