@@ -57,6 +57,10 @@ class Results:
         """Microseconds, of those that came."""
         return [percentile(turn.times, percent) * 1e6 for turn in self.turns[peer]]
 
+    def spent(self, peer: Peer) -> list[float]:
+        """Microseconds of both processors for a publication."""
+        return [(turn.own + turn.server) / turn.published * 1e6 for turn in self.turns[peer]]
+
     def ahead(self, peer: Peer) -> Figure:
         """How often our rate is the peer's."""
         return ratios(self.rates(OURS), self.rates(peer))
@@ -64,6 +68,10 @@ class Results:
     def sooner(self, peer: Peer) -> Figure:
         """How often the time until it comes with us is the time with the peer."""
         return ratios(self.times(peer), self.times(OURS))
+
+    def cheaper(self, peer: Peer) -> Figure:
+        """How often our CPU time is the peer's: that hardly depends on what else runs."""
+        return ratios(self.spent(peer), self.spent(OURS))
 
     def whole(self, peer: Peer) -> bool:
         """Whether all came, once, in order, and was kept."""
@@ -218,7 +226,8 @@ def verdict(result: Results, peer: Peer, what: str) -> str:
     said = "reached" if ahead.middle >= AIM else "MISSED"
     return (
         f"- {said}: {result.server.name}: {peer.name} {what}: {OURS.name} ÷ it is {ahead:.2f}, "
-        f"wanted ≥ {AIM}; its time ÷ ours is {result.sooner(peer):.2f}"
+        f"wanted ≥ {AIM}; its p50 ÷ ours is {result.sooner(peer):.2f}, "
+        f"its CPU ÷ ours {result.cheaper(peer):.2f}"
     )
 
 
