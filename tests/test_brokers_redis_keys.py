@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from yaat.brokers.redis.keys import SLOTS, Keys, slot_of, tags
+from yaat.brokers.redis.keys import Keys, slot_of, tags
+from yaat.brokers.redis.settings import SLOTS
 
 names = st.binary(min_size=1, max_size=255)
 KINDS = ("s:", "m:", "i:", "ph:", "pz:", "pu:", "uh:", "c0:", "n:", "c1:", "1:x:")
