@@ -675,15 +675,14 @@ async def test_the_nodes_do_not_look_all_at_once() -> None:
     async with place() as here:
         await here.listener()
         loop, waited = asyncio.get_running_loop(), set()
-        for _ in range(20):
+        for _ in range(60):
             asked = here.broker.next("history")
             start = loop.time()
             here.say_missed(ROOM)
             await asked
             waited.add(loop.time() - start)
             await idle()
-        assert 0 <= min(waited) < SPREAD / 3
-        assert 2 * SPREAD / 3 < max(waited) <= SPREAD
+        assert min(waited) < SPREAD / 2 < max(waited) < 1.01 * SPREAD
 
 
 @in_no_time
