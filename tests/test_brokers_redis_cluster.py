@@ -205,7 +205,9 @@ async def test_each_server_has_its_share(cluster: ThreeNodeCluster) -> None:
 async def test_slots_are_moved_while_publications_are_made(
     cluster: ThreeNodeCluster, epochs: str
 ) -> None:
-    async with traffic_at(cluster, epochs=epochs, prefix=epochs) as traffic:
+    # It has to be told, since it does not look by itself.
+    options = {"epochs": epochs, "prefix": epochs, "probe": 600.0}
+    async with traffic_at(cluster, **options) as traffic:
         owned = {slot: node for node in cluster.masters for slot in slots_of(node)}
         moved = list(owned)[:6]
         for slot in moved:
@@ -217,10 +219,13 @@ async def test_slots_are_moved_while_publications_are_made(
             while keys := source.call("CLUSTER", "GETKEYSINSLOT", slot, 1):
                 source.call("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
                 await asyncio.sleep(0.02)
+            await traffic.until_more(2)  # all is there, but the slot is not yet
             for node in (target, source, *cluster.masters):
                 node.call("CLUSTER", "SETSLOT", slot, "NODE", target.name)
             await traffic.until_more(3)
             assert slot not in slots_of(source)
+        for writer in traffic.writers:
+            assert (writer.refused, writer.unknown) == ([], [])
     # Another server may have been started anew, for all that can be seen from here.
     assert traffic.told == 0 if epochs == "trust" else traffic.told <= len(moved)
 

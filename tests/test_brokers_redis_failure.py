@@ -803,6 +803,46 @@ async def test_channels_that_are_not_allowed_are_refused(server: RedisServer) ->
         assert node.states == ["up"]
 
 
+async def test_a_server_that_becomes_a_replica_is_none_to_publish_to(
+    each_server: RedisServer,
+) -> None:
+    server = each_server
+    async with node_of(server.url()) as node:
+        await node.broker.subscribe("a")
+        before = await node.publish("a", "before")
+        server.call("REPLICAOF", "127.0.0.1", 1)
+        with pytest.raises(BrokerUnavailable) as error:
+            await node.publish("a", "while it follows another")
+        assert not error.value.maybe_published
+        await until_state(node, "down")
+        for _ in range(20):  # it is not taken for anything else when it is connected to again
+            with pytest.raises(BrokerUnavailable, match="takes no publications"):
+                await node.publish("a", "while it follows another")
+            await asyncio.sleep(0.01)
+        server.call("REPLICAOF", "NO", "ONE")
+        await until_state(node, "up")
+        after = await node.publish("a", "after")
+        assert after.offset == before.offset + 1
+        assert payloads(await node.until("a", 2)) == ["before", "after"]
+        assert node.states == ["up", "down", "up"]
+
+
+async def test_a_server_without_the_replicas_that_it_needs_publishes_nothing(
+    server: RedisServer,
+) -> None:
+    """Redis 6.2 does not look at them for a script."""
+    async with node_of(server.url()) as node:
+        await node.broker.subscribe("a")
+        before = await node.publish("a", "before")
+        server.call("CONFIG", "SET", "min-replicas-to-write", 1)
+        with pytest.raises(BrokerError) as error:
+            await node.publish("a", "while it has none")
+        assert not getattr(error.value, "maybe_published", False)
+        server.call("CONFIG", "SET", "min-replicas-to-write", 0)
+        assert (await node.publish("a", "after")).offset == before.offset + 1
+        assert payloads(await node.until("a", 2)) == ["before", "after"]
+
+
 async def test_a_password_that_was_changed_is_an_outage(server: RedisServer) -> None:
     async with node_of(server.url()) as node:
         await node.broker.subscribe("a")
