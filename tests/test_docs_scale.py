@@ -15,7 +15,7 @@ import pytest
 
 from clients import connect
 from documents import DOCS, ROOT, Block, Reading, blocks, code, commands, tables, write
-from redis_servers import REDIS_6, OneNodeCluster, RedisServer, builds
+from redis_servers import REDIS_6, OneNodeCluster, RedisServer, SentinelSet, builds
 from running import until
 from servers import Server, ServerSpec
 from yaat import POSITIONED, BrokerRefused, BrokerUnavailable, WebSocket, Yaat
@@ -241,6 +241,14 @@ async def test_what_a_cluster_needs(build: str) -> None:
             more += ["-subscribe", "-unsubscribe", "-publish"]
         let_in(server, [*more, "-select"])
         await use(f"redis+cluster://{name}:secret@127.0.0.1:{server.port}")
+
+
+async def test_what_the_sentinels_user_needs() -> None:
+    told = re.findall(r"sentinels' user needs `(.+)`", PAGE.read_text())
+    with SentinelSet() as servers:
+        for sentinel in servers.sentinels:
+            sentinel.call("ACL", "SETUSER", "watch", "reset", "on", ">secret", *told)
+        await use(servers.url(), sentinel_username="watch", sentinel_password="secret")
 
 
 # The server's configuration
