@@ -5,6 +5,8 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
+from benchmarks import page
+
 from chaos.contenders import CONTENDERS
 from chaos.faults import SCENARIOS, Scenario
 from chaos.log import Event
@@ -23,6 +25,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scenario", action="append", choices=[each.name for each in SCENARIOS])
     parser.add_argument("--server", default=VALKEY, choices=builds(), help="over which server")
     parser.add_argument("--logs", type=Path, help="a folder to keep the logs in")
+    parser.add_argument("--page", type=Path, help="a page to put the report into, between marks")
     given = parser.parse_args()
     names = tuple(name.lower() for name in given.system or [""])
     given.contenders = [each for each in CONTENDERS if each.name.lower().startswith(names)]
@@ -45,25 +48,36 @@ def keep(path: Path, events: Iterable[Event]) -> None:
 
 
 async def all_tried(given: argparse.Namespace) -> list[list[Outcome]]:
-    """Try them, all of one scenario at once: they have next to nothing to do."""
+    """Try them: ours in all scenarios at once, then the others in one scenario at a time.
+
+    So there is next to nothing to do for the machine.
+    """
+    ours = [each for each in given.contenders if each.is_ours]
+    others = [each for each in given.contenders if not each.is_ours]
+    batches = [[(each, scenario) for scenario in given.scenarios for each in ours]]
+    batches += [[(each, scenario) for each in others] for scenario in given.scenarios]
+    done = []
+    for batch in batches:
+        done += await asyncio.gather(*(tried(*pair, given) for pair in batch))
     return [
-        list(await asyncio.gather(*(tried(each, scenario, given) for each in given.contenders)))
+        [outcome for outcome in done if outcome.scenario is scenario]
         for scenario in given.scenarios
     ]
 
 
 def main() -> None:
     given = arguments()
-    tries = asyncio.run(all_tried(given))
-    print(f"\n## Chaos: seed {given.seed}, {given.seconds:g} s\n")
-    print(f"{conditions(given.contenders, given.server)}\n")
-    for outcomes in tries:
-        print(scenario_table(outcomes))
-    ours = [each for outcomes in tries for each in outcomes if each.contender.is_ours]
-    for outcome in ours:
-        print(kinds_table(outcome))
-    for outcome in ours:
-        print("".join(f"{failure}\n" for failure in outcome.failures()), end="")
+    with page.written(given.page):
+        tries = asyncio.run(all_tried(given))
+        ours = [each for outcomes in tries for each in outcomes if each.contender.is_ours]
+        print(f"\n## A run: seed {given.seed}, faults for {given.seconds:g} s\n")
+        print(f"{conditions(given.contenders, given.server)}\n")
+        for outcomes in tries:
+            print(scenario_table(outcomes))
+        for outcome in ours:
+            print(kinds_table(outcome))
+        for outcome in ours:
+            print("".join(f"{failure}\n" for failure in outcome.failures()), end="")
     raise SystemExit(any(outcome.has_failed for outcome in ours))
 
 

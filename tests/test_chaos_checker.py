@@ -194,6 +194,12 @@ def test_but_the_same_for_all() -> None:
     assert [kind for kind, _, _ in found(verdict)] == ["disordered"]
 
 
+def test_even_the_very_first() -> None:
+    script = Script().began("p0", "q0").acked("p0", "q0")
+    verdict = script.seen("a/0", "p0", "q0").seen("b/0", "q0", "p0").check()
+    assert found(verdict) == [("disordered", "b/0", "p0")]
+
+
 def test_what_nobody_knew_may_come_later() -> None:
     script = begun().began("p1").add("unsure", "p", "p1").published("p2")
     assert found(both(script, "p2", "p1").check()) == []
@@ -277,12 +283,14 @@ def test_what_nobody_knew_counts_for_the_window() -> None:
     assert found(script.told("b/0").check()) == []
 
 
-def test_but_not_for_ever() -> None:
+@pytest.mark.parametrize("what", ["back", "note"])
+def test_but_when_a_fault_is_over_it_is_over(what: What) -> None:
     script = begun()
     for number in range(1, 7):
         script.began(f"p{number}").add("unsure", "p", f"p{number}")
-    script.add("back").add("note").add("note").published("q1")
-    assert found(both(script, "q1").told("b/0").check()) == [("needless", "b/0", "")]
+    script.add(what).add("note").add("note").published("q1")
+    needless = [("needless", "b/0", "")] if what == "back" else []
+    assert found(both(script, "q1").told("b/0").check()) == needless
 
 
 # How long it took
