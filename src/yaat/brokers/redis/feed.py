@@ -36,14 +36,14 @@ def read(data: bytes) -> Publication:
     Raises:
         MalformedError: It is none of ours.
     """
+    if data and data[0] != VERSION:
+        raise MalformedError(f"a publication of version {data[0]}; version {VERSION} is known")
     try:
-        version, offset, microseconds, length = HEAD.unpack_from(data)
+        _, offset, microseconds, length = HEAD.unpack_from(data)
         begin = HEAD.size + length
         epoch = data[HEAD.size : begin].decode()
     except (struct.error, UnicodeError):
         raise MalformedError("this is no publication of ours") from None
-    if version != VERSION:
-        raise MalformedError(f"a publication of version {version}; version {VERSION} is known")
     # The script counts by one, so the offset before is known.
     prev = offset - 1 if offset else 0
     return Publication(unpack(data[begin:]), offset, epoch, prev, microseconds / 1e6)
@@ -121,7 +121,7 @@ class Feed:
         try:
             await wire.call(self._sharded + "SUBSCRIBE", want.name)
         except asyncio.CancelledError:
-            if want.asked == 1 and not want.is_sure:
+            if want.asked == 1 and not want.is_sure and self.is_wanted(want):
                 wire.send((self._sharded + "UNSUBSCRIBE", want.name)).add_done_callback(seen)
             raise
         want.is_sure = True
@@ -151,7 +151,6 @@ class Feed:
             BrokerUnavailable: The connection was lost.
         """
         names = [name for partition in partitions for name in self._names.get(partition, ())]
-        channels = {want.channel for name in names if (want := self._wanted[name]).is_sure}
         for begin in range(0, len(names), BATCH):
             batch = [name for name in names[begin : begin + BATCH] if name in self._wanted]
             answers = [wire.send((self._sharded + "SUBSCRIBE", name)) for name in batch]
@@ -159,7 +158,8 @@ class Feed:
             for failure in failures:
                 if isinstance(failure, BaseException):
                     raise failure
-        return channels
+        wants = (self._wanted.get(name) for name in names)
+        return {want.channel for want in wants if want is not None and want.is_sure}
 
     def take(self, push: list[Any]) -> None:
         """Take what a server pushes."""

@@ -405,7 +405,9 @@ class Servers:
                 self._why = BrokerUnavailable(f"{self._place}: {error!r}")
             else:
                 self._why = None
-            looked.set_result(None)
+            finally:
+                if not looked.done():
+                    looked.set_result(None)
             wait = self._pause(backoff)
             self._note_change()
             await asyncio.sleep(BREATH)

@@ -86,7 +86,7 @@ class Settings:
     timeout: float = 5.0
     connect_timeout: float = 5.0
     retry_base: float = 0.1
-    retry_cap: float = 0.75
+    retry_cap: float = 0.5
     probe: float = 10.0
     require: bool = True
     partitions: int = 64

@@ -21,6 +21,14 @@ from yaat.exceptions import BrokerError, BrokerRefused, BrokerTimeout, BrokerUna
 NAME: Final = "yaat"
 """How our connections are called in CLIENT LIST."""
 
+SOME: Final = 16
+"""How much is read in a turn of the loop. Who is answered asks again, and the server works on that
+while the rest is read; if all were read at once, the two would take turns. 64 publications in
+flight: 53,000 a second with no bound, 75,000 with 8, 79,000 with 16, 71,000 with 32."""
+
+BACKLOG: Final = 262_144
+"""When so many bytes have come that are yet to be read, all are read: who sends waits for that."""
+
 OnPush = Callable[[list[Any]], object]
 Argument = bytes | str | int
 Expected = tuple[bytes, Argument]
@@ -36,8 +44,9 @@ class AnswerError(Exception):
 
     @property
     def code(self) -> str:
-        """Its first word: `"NOSCRIPT"`."""
-        return str(self).partition(" ")[0]
+        """Its first word: `"NOSCRIPT"`. Redis 6.2 has that of an error in a script further in."""
+        within = re.match(r"ERR Error running script .*: -([A-Z]+) ", str(self))
+        return within[1] if within else str(self).partition(" ")[0]
 
 
 # What a server says that cannot do it now, though there is nothing wrong with what was asked.
@@ -111,6 +120,8 @@ class Wire(asyncio.Protocol):
         self._waiting: Final[deque[asyncio.Future[None]]] = deque()
         self._lets_in = False
         self._watch: asyncio.TimerHandle | None = None
+        self._backlog = 0  # how many bytes have come since all was read
+        self._reading: asyncio.Handle | None = None
 
     # What asyncio calls
 
@@ -122,9 +133,31 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Take answers and pushes."""
         self.received += 1
+        self._reader.feed(data)
+        self._backlog += len(data)
+        if self._reading is None:
+            self._read_on()
+        elif self._backlog > BACKLOG:
+            self._read_all()
+
+    def _read_on(self) -> None:
+        """Take some of what has come, and the rest after the loop's other work."""
+        self._reading = None
+        if self._has_more():
+            self._reading = self._loop.call_soon(self._read_on)
+
+    def _read_all(self) -> None:
+        """Take all that has come."""
+        while self._has_more():
+            pass
+
+    def _has_more(self) -> bool:
+        """Take some of what has come; tell whether there is more."""
         try:
-            self._reader.feed(data)
-            while (answer := self._reader.gets()) is not _INCOMPLETE:
+            for _ in range(SOME):
+                if self.ended.done() or (answer := self._reader.gets()) is _INCOMPLETE:
+                    self._backlog = 0
+                    return False
                 if isinstance(answer, hiredis.PushNotification) and not self._is_expected(answer):
                     if self._on_push is not None:
                         self._on_push(answer)
@@ -132,7 +165,9 @@ class Wire(asyncio.Protocol):
                     self._take(answer)
         except (hiredis.ProtocolError, IndexError) as error:  # or a push of nothing
             self.end(f"{self.address} does not speak the protocol of Redis: {error}")
-        self._let_in()
+        finally:
+            self._let_in()
+        return True
 
     def _is_expected(self, push: list[Any]) -> bool:
         """Tell whether a push answers a command: that to subscribe, or to unsubscribe."""
@@ -162,7 +197,8 @@ class Wire(asyncio.Protocol):
         self._let_in()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
+        """It is over; what has come by then counts."""
+        self._read_all()
         self._end(
             BrokerUnavailable(f"the connection to {self.address} was lost: {exc or 'closed'}")
         )
@@ -245,6 +281,7 @@ class Wire(asyncio.Protocol):
     def _look(self) -> None:
         """End it if the oldest answer is overdue; one timer serves all calls."""
         self._watch = None
+        self._read_all()  # what has come is not overdue
         if not self._pending:
             return
         until = self._pending[0][1]
@@ -366,7 +403,7 @@ async def _introduce(wire: Wire, settings: Settings) -> None:
     with contextlib.suppress(AnswerError):  # not every user may ask
         role, *_ = await wire.call("ROLE")
         if role != b"master":
-            what = role.decode("latin-1")
+            what = "replica" if role == b"slave" else role.decode("latin-1")
             raise BrokerUnavailable(f"{wire.address} is a {what}: it takes no publications")
 
 
