@@ -112,8 +112,10 @@ class Listener:
     async def connect(self) -> None:
         self.wire = await connect(Address("h", 6379), Settings(), None, self.feed.take)
 
-    async def subscribe(self, channel: str) -> None:
-        await self.feed.subscribe(self.wire, 0, name_of(channel), channel)
+    async def subscribe(self, channel: str, partition: int = 0) -> None:
+        name = KEYS.live(partition, channel.encode())
+        with self.feed.wanting(partition, name, channel) as want:
+            await self.feed.subscribe(self.wire, want)
 
     async def unsubscribe(self, channel: str) -> None:
         if self.feed.forget(0, name_of(channel)):
@@ -412,8 +414,7 @@ def test_all_that_is_wanted_is_restored_and_told() -> None:
     async def play() -> None:
         here = await listener()
         for number_, channel in enumerate(("a", "b", "c", "d")):
-            name = KEYS.live(number_, channel.encode())
-            await here.feed.subscribe(here.wire, number_, name, channel)
+            await here.subscribe(channel, number_)
         here.wire.end()
         await here.connect()
         assert await here.feed.restore(here.wire, []) == set()

@@ -143,7 +143,7 @@ def test_keywords_have_the_last_word() -> None:
     [
         ("", "not a URL of Redis"),
         ("redis", "not a URL of Redis"),
-        ("redis:h", "not a URL of Redis"),
+        ("redis:h", "URL"),
         ("http://h", "not a URL of Redis"),
         ("redis+other://h", "not a URL of Redis"),
         ("unix+sentinel:///s", "not a URL of Redis"),

@@ -40,6 +40,8 @@ from yaat.exceptions import BrokerError, BrokerRefused, BrokerTimeout, BrokerUna
 
 H = Address("h", 6379)
 RUN = "b" * 40
+IN_SCRIPT = "ERR Error running script (call to f_5e): @user_script:1: @user_script: 1:"
+"""How Redis 6 begins to say what was wrong in a script."""
 
 
 def echo(_: Peer, words: tuple[bytes, ...]) -> bytes:
@@ -737,6 +739,9 @@ def test_what_comes_is_counted() -> None:
         ("NOAUTH Authentication required.", BrokerRefused, "does not let this user"),
         ("WRONGPASS invalid", BrokerRefused, "does not let this user"),
         ("ERR syntax error", BrokerRefused, "syntax error"),
+        (f"{IN_SCRIPT} -OOM command not allowed", BrokerRefused, "memory"),
+        (f"{IN_SCRIPT} -READONLY You can't write", BrokerUnavailable, "READONLY"),
+        (f"{IN_SCRIPT} WRONGTYPE Operation", BrokerRefused, "WRONGTYPE"),
         ("", BrokerRefused, "the server says"),
     ],
 )
