@@ -228,7 +228,8 @@ def _publish(url: str, channel: str, data: str, channels: str | None, **given: A
             await hub.close()
 
     # What the broker logs of an outage is said by the error, in the one line that there is.
-    logging.getLogger("yaat").addHandler(_SILENCE)
+    for name in ("yaat.broker", "yaat.channel"):
+        logging.getLogger(name).addHandler(_SILENCE)
     published = asyncio.run(publish())
     if published.offset:
         print(published.position)  # noqa: T201 - what it is asked for
