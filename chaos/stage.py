@@ -270,19 +270,32 @@ class Stage:
         """Publish for a while without faults, wait until all has come, and return the log.
 
         Args:
-            calm: For how many seconds is published.
-            settle: For how many seconds, at most, is waited then.
+            calm: For how many seconds is published, at least.
+            settle: For how many seconds, at most, is waited until everybody sees what is published;
+                and then until everybody has seen all of it.
         """
+        since = time.monotonic()
         await asyncio.sleep(calm)
+        await self._wait(lambda: self._has_resumed(since), settle)
         for there in self.nodes:
             there.order("quiet")
-        with suppress(TimeoutError):
-            async with asyncio.timeout(settle):
-                while not self._is_level():  # noqa: ASYNC110 - it is in other processes
-                    await asyncio.sleep(0.1)
+        await self._wait(self._is_level, settle)
         for there in self.nodes:
             await there.end()
         return self.log()
+
+    async def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not condition():  # noqa: ASYNC110 - it is in other processes
+                    await asyncio.sleep(0.1)
+
+    def _has_resumed(self, since: float) -> bool:
+        """Whether everybody saw something that was published after a time."""
+        log = self.log()
+        began = {event.message for event in log if event.what == "began" and event.time >= since}
+        seen = {event.who for event in log if event.what == "seen" and event.message in began}
+        return seen.issuperset(subscribers())
 
     def log(self) -> list[Event]:
         """Return what happened so far."""
