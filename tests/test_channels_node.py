@@ -981,14 +981,14 @@ async def test_who_is_there_is_added_again_after_an_outage(
         await here.node.start()
         await here.node.arrive(ROOM, ALICE)
         here.say_state("down")
-        here.broker.present.clear()
         await asyncio.sleep(10 * OFTEN)
-        assert here.broker.count("presence_refresh") == 0  # in vain
+        before = here.broker.count("presence_refresh")
+        assert 8 <= before <= 13  # a part of the broker may be there
+        here.broker.present.clear()
         here.say_state("up")
         await idle()
         assert here.broker.present == {ROOM: {"a": ALICE}}
-        await asyncio.sleep(1.25 * OFTEN)
-        assert here.broker.count("presence_refresh") == 2
+        assert here.broker.count("presence_refresh") == before + 1
         assert caplog.records == []
         assert here.events == [("join", "a")]
         assert here.broker.count("presence_add") == 1

@@ -309,7 +309,7 @@ class Node:
 
     def _refresh(self) -> None:
         entries = [(channel, present) for (channel, _), present in self._present.items()]
-        if entries and self._state == "up":
+        if entries:  # also while it is down: some of its servers may be there
             self._refresh_later()
             self.run(self.broker.presence_refresh(entries))
 
