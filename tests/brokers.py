@@ -428,6 +428,8 @@ TOLD: Final = Told()
 class Writer:
     """Publishes the numbers from 0 to a channel, one after another, whatever happens.
 
+    One of its calls at a time: else nobody knows in which order the numbers are.
+
     Attributes:
         accepted: The numbers that were published, as the broker says.
         unknown: Those of which it does not know.

@@ -79,18 +79,19 @@ class Traffic:
 
     async def write(self) -> None:
         """Write to all rooms until it is enough."""
-        async with asyncio.TaskGroup() as group:
-            for writer in self.writers:
-                group.create_task(self._write(writer))
+        await asyncio.gather(*map(self._write, self.writers))
 
     async def _write(self, writer: Writer) -> None:
         while not self._is_over.is_set():
             await writer.write()
             await asyncio.sleep(0.005)
 
-    async def check(self) -> None:
-        """Let it be enough, and assert the promise."""
+    def end(self) -> None:
+        """Let it be enough."""
         self._is_over.set()
+
+    async def check(self) -> None:
+        """Assert the promise."""
         await asyncio.gather(
             *(settled(w, r) for w, r in zip(self.writers, self.readers, strict=True))
         )
@@ -118,8 +119,9 @@ async def traffic_at(cluster: ThreeNodeCluster, **options: Any) -> AsyncIterator
         await traffic.until_more(5)
         yield traffic
         await traffic.until_more(5)
+        traffic.end()
+        await writing  # a writer that has company cannot say in which order they were
         await traffic.check()
-        await writing
 
 
 def slots_of(server: RedisServer) -> dict[int, list[bytes]]:

@@ -162,9 +162,9 @@ async def test_a_server_that_is_killed_comes_back_with_all_that_it_accepted(buil
                 await asyncio.to_thread(server.restart)
                 states = ["up", *["down", "up"] * outages]
                 await until(partial(lambda states: node.states == states, states))
-            await writer.write(20)
             is_over.set()
             await writing
+            await writer.write(20)
             for reader in (here, there):
                 await reader.heard(writer.accepted[-1])
                 reader.check(writer)
@@ -953,9 +953,9 @@ async def test_a_connection_that_is_killed_is_made_anew(server: RedisServer, kin
                 server.call("CLIENT", "KILL", "ID", connection["id"])
             await until(lambda: len(server.clients(kind)) == 2)
         await until(lambda: hub.is_up and other.is_up)
-        await writer.write(20)
         is_over.set()
         await writing
+        await writer.write(20)
         for reader in (here, there):
             await reader.heard(writer.accepted[-1])
             reader.check(writer)
