@@ -445,6 +445,23 @@ def test_who_waits_when_it_is_closed_is_told() -> None:
     in_network(play)
 
 
+@pytest.mark.parametrize("turns", [0, 60])
+def test_to_close_once_more_does_nothing(turns: int) -> None:
+    async def play() -> None:
+        server_at()
+        broker = RedisBroker(URL, require=False)
+        await broker.start(lambda *_: None, lambda _: None, lambda _: None)
+        await idle(turns)
+        servers = broker._servers
+        assert servers is not None
+        for _ in range(3):
+            await servers.close()
+            await idle()
+        await broker.close()
+
+    in_network(play)
+
+
 def test_a_close_may_be_given_up() -> None:
     async def play() -> None:
         server = server_at()

@@ -4,12 +4,12 @@ import asyncio
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 
 from redis_servers import RedisServer
-from scripted import idle
+from scripted import ScriptedLoop, idle
 from scripted_redis import (
     SILENCE,
     Answer,
@@ -399,6 +399,47 @@ def test_one_timer_watches_over_all() -> None:
         begin = now()
         assert isinstance(await outcome(wire.call("SLEEP")), BrokerTimeout)
         assert now() - begin == 2
+
+    in_network(play)
+
+
+def test_each_has_its_own_time() -> None:
+    async def play() -> None:
+        wire, peer = await wire_to(timeout=2)
+        peer.server.answers["SLEEP"] = SILENCE
+        await wire.call("ECHO", b"x")
+        await asyncio.sleep(1.5)
+        begin = now()
+        assert isinstance(await outcome(wire.call("SLEEP")), BrokerTimeout)
+        assert now() - begin == 2
+
+    in_network(play)
+
+
+def test_what_has_come_is_not_overdue() -> None:
+    async def play() -> None:
+        wire, peer = await wire_to(timeout=2)
+        peer.server.answers["SLEEP"] = SILENCE
+        asked = [asyncio.ensure_future(wire.call("SLEEP")) for _ in range(100)]
+        await asyncio.sleep(1)
+        clock = cast(ScriptedLoop, asyncio.get_running_loop()).clock
+        clock.now += 5  # the loop was busy with something else meanwhile
+        wire.data_received(number(1) * 100)
+        wire._look()
+        assert await asyncio.gather(*asked) == [1] * 100
+        assert wire.is_open
+        wire.end()
+
+    in_network(play)
+
+
+def test_one_that_was_never_made() -> None:
+    async def play() -> None:
+        wire = Wire(H, Settings(), None)
+        asked = wire.send(("PING",))
+        await idle()
+        wire.end("enough")
+        assert (await outcome(asked)).maybe_published
 
     in_network(play)
 
