@@ -18,8 +18,8 @@ from yaat.exceptions import MalformedError
 
 VERSION: Final = 1
 _KINDS: Final[tuple[Kind, ...]] = ("bytes", "text", "json", "join", "leave")
-_BARE: Final = {kind: bytes((VERSION, code, 0)) for code, kind in enumerate(_KINDS)}
-_OF_BARE: Final = {head: kind for kind, head in _BARE.items()}
+_OF_BARE: Final = {bytes((VERSION, code, 0)): kind for code, kind in enumerate(_KINDS)}
+_BARE: Final = {kind: head for head, kind in _OF_BARE.items()}
 _CONTINUES: Final = 0x80
 _LONGEST_VARINT: Final = 4
 

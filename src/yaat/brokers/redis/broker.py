@@ -146,16 +146,17 @@ class RedisBroker(Broker):
         servers, keys, partition, name = self._find(channel)
         target = keys.live(partition, name)
         with servers.feed.wanting(partition, target, channel) as want:
-            for _ in range(TRIES):
+            tries = 0
+            while servers.feed.is_wanted(want):  # else unsubscribed: the last call counts
                 wire = servers.live(partition)
                 try:
-                    return await servers.feed.subscribe(wire, want)
+                    await servers.feed.subscribe(wire, want)
                 except AnswerError as error:
                     refusal = error
-                await self._mend(refusal, wire, None)
-                if not servers.feed.is_wanted(want):
-                    return None  # unsubscribed meanwhile: the last call counts
-            raise as_broker_error(refusal)
+                else:
+                    return
+                tries += 1
+                await self._mend(refusal, wire, None, tries)
 
     async def unsubscribe(self, channel: str) -> None:
         """Unsubscribe; see `Broker.unsubscribe`."""
@@ -306,7 +307,8 @@ class RedisBroker(Broker):
             BrokerUnavailable: It is not there, or was lost before it answered.
             BrokerRefused: It says no.
         """
-        for _ in range(TRIES):
+        tries = 0
+        while True:
             wire = self._started.commands(partition)
             try:
                 return await wire.call(*command(wire))
@@ -314,15 +316,19 @@ class RedisBroker(Broker):
                 refusal = error
             if refusal.code == "ASK" and (other := self._other(refusal)) is not None:
                 return await self._ask(other, command(other), script)
-            await self._mend(refusal, wire, script)
-        raise as_broker_error(refusal)
+            tries += 1
+            await self._mend(refusal, wire, script, tries)
 
-    async def _mend(self, refusal: AnswerError, wire: Wire, script: Script | None) -> None:
+    async def _mend(
+        self, refusal: AnswerError, wire: Wire, script: Script | None, tries: int
+    ) -> None:
         """Do what makes it worth while to try again; nothing has been done yet.
 
         Raises:
-            BrokerError: There is nothing.
+            BrokerError: There is nothing, or it was tried too often.
         """
+        if tries == TRIES:
+            raise as_broker_error(refusal)
         if refusal.code == "NOSCRIPT" and script is not None:
             try:
                 await wire.call("SCRIPT", "LOAD", script.text)
