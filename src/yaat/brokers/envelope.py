@@ -18,7 +18,8 @@ from yaat.exceptions import MalformedError
 
 VERSION: Final = 1
 _KINDS: Final[tuple[Kind, ...]] = ("bytes", "text", "json", "join", "leave")
-_OF_BARE: Final = {bytes((VERSION, code, 0)): kind for code, kind in enumerate(_KINDS)}
+_HEADS: Final = [bytes((VERSION, code, 0)) for code in range(len(_KINDS))]
+_OF_BARE: Final = dict(zip(_HEADS, _KINDS, strict=True))
 _BARE: Final = {kind: head for head, kind in _OF_BARE.items()}
 _CONTINUES: Final = 0x80
 _LONGEST_VARINT: Final = 4

@@ -337,7 +337,7 @@ class Servers:
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
-        _, stubborn = await asyncio.wait(tasks, timeout=CLOSE)
+        _, stubborn = await asyncio.wait(tasks, timeout=CLOSE) if tasks else ((), ())
         for task in stubborn:
             logger.error("%r did not end within %s s of being cancelled", task, CLOSE)
 
