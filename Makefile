@@ -56,7 +56,7 @@ fuzz: .venv/ready
 	$(UV) sync --quiet --frozen --inexact --all-extras --group fuzz
 	PYTHONPATH=tests $(RUN) python -m fuzz --seconds $(FUZZ_SECONDS)
 
-# Kills, freezes and cuts off what carries the channels, ours and others'; says what got lost. 5 min.
+# Kills, freezes and cuts off what carries the channels, ours and others'; says what got lost. 4 min.
 CHAOS ?=
 chaos: .venv/ready
 	PYTHONPATH=tests $(RUN) python -m chaos $(CHAOS)
