@@ -406,8 +406,7 @@ class Servers:
             else:
                 self._why = None
             finally:
-                if not looked.done():
-                    looked.set_result(None)
+                looked.set_result(None)
             wait = self._pause(backoff)
             self._note_change()
             await asyncio.sleep(BREATH)
