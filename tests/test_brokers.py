@@ -686,8 +686,9 @@ async def test_ten_thousand_channels(nodes: Nodes, server: Server) -> None:
                 calls = [second.broker.subscribe(name) for name in channels[start : start + 500]]
                 await asyncio.gather(*calls)
         assert await server.all_upstream() == len(channels)
-        for channel in channels:
-            await first.publish(channel, channel)
+        for start in range(0, len(channels), 500):
+            batch = channels[start : start + 500]
+            await asyncio.gather(*(first.publish(name, name) for name in batch))
         for channel in channels:
             assert texts(await second.until(channel, 1)) == [channel]
         assert tracemalloc.get_traced_memory()[1] < 100_000_000
@@ -820,7 +821,10 @@ async def test_who_has_a_position_and_nothing_was_kept_is_told(server: Server) -
             await anext(hub.channel("bare").subscribe(since=Position(1, "another1")))
 
 
-async def test_fifty_first_subscribers_all_receive(server: Server) -> None:
+async def test_fifty_first_subscribers_all_receive(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yaat.channels.node.LINGER", 0.1)
     async with hub_of(server) as hub, hub_of(server) as other:
         top = (await other.channel("kept:a").history(limit=0)).top
         subscriptions = [hub.channel("kept:a").subscribe(since=top) for _ in range(50)]

@@ -29,7 +29,7 @@ def cluster() -> Iterator[ThreeNodeCluster]:
         yield cluster
 
 
-@pytest.fixture(scope="module", params=builds())
+@pytest.fixture(scope="module", params=sorted({VALKEY, *builds()[-1:]}))
 def alone(request: pytest.FixtureRequest) -> Iterator[OneNodeCluster]:
     """A cluster of one of each build."""
     with OneNodeCluster(request.param) as alone:
@@ -247,9 +247,8 @@ async def test_a_replica_takes_over_when_it_is_asked_to(cluster: ThreeNodeCluste
 # What ends
 
 
-@pytest.mark.parametrize("build", sorted({VALKEY, *builds()[-1:]}))
-async def test_a_master_ends_and_its_replica_takes_over(build: str) -> None:
-    with ThreeNodeCluster(build) as cluster:
+async def test_a_master_ends_and_its_replica_takes_over() -> None:
+    with ThreeNodeCluster(builds()[-1]) as cluster:
         async with traffic_at(cluster) as traffic:
             others = {slot for node in cluster.masters[1:] for slot in slots_of(node)}
             mine = set(slots_of(cluster.masters[0]))
@@ -282,12 +281,7 @@ async def test_what_is_at_the_other_servers_goes_on_while_one_is_away() -> None:
                     assert not error.value.maybe_published
                 else:
                     await node.publish(room, "y")
-            await asyncio.to_thread(cluster.masters[1].start)
-            await until(cluster.masters[1].is_ready)
-            await until(lambda: node.states[-1:] == ["up"])
-            for room in ROOMS:
-                await node.publish(room, "z")
-                assert await node.texts(room) == ["z"] if room in away else ["x", "y", "z"]
+                    assert await node.texts(room) == ["x", "y"]
 
 
 def has(server: RedisServer, channel: str) -> bool:

@@ -545,7 +545,7 @@ async def test_what_speaks_another_protocol_is_no_server() -> None:
 
     other = await asyncio.start_server(greet, "127.0.0.1", 0)
     port = other.sockets[0].getsockname()[1]
-    async with other:
+    async with other, asyncio.timeout(PATIENCE):
         with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{port}"):
             await Node(RedisBroker(f"redis://127.0.0.1:{port}", connect_timeout=0.3)).start()
 
@@ -559,7 +559,7 @@ async def test_what_accepts_and_says_nothing_is_given_up() -> None:
 
     other = await asyncio.start_server(keep_silent, "127.0.0.1", 0)
     port = other.sockets[0].getsockname()[1]
-    async with other:
+    async with other, asyncio.timeout(PATIENCE):
         with pytest.raises(BrokerUnavailable, match=f"127.0.0.1:{port}"):
             await Node(RedisBroker(f"redis://127.0.0.1:{port}", connect_timeout=0.3)).start()
 

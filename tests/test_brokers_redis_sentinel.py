@@ -16,6 +16,8 @@ from yaat.exceptions import BrokerRefused, BrokerUnavailable
 
 CHANNELS: Final = Channels({"kept:{id}": ChannelOptions(history=50_000, ttl=600.0, presence=True)})
 ROOM: Final = "kept:a"
+QUICK: Final = builds()[-1]
+"""The sentinels of Valkey take a second to find that all is well."""
 HASTY: Final[dict[str, Any]] = {"retry_base": 0.01, "retry_cap": 0.05, "timeout": 1.0}
 
 
@@ -75,7 +77,7 @@ async def test_a_master_ends_and_another_takes_over(build: str) -> None:
 
 
 async def test_a_master_that_was_frozen_is_not_asked_again() -> None:
-    with SentinelSet() as servers:
+    with SentinelSet(QUICK) as servers:
         async with (
             hub_of(servers.url(), probe=1.0) as hub,
             hub_of(servers.url(), probe=1.0) as other,
@@ -96,7 +98,7 @@ async def test_a_master_that_was_frozen_is_not_asked_again() -> None:
 
 
 async def test_a_service_that_no_sentinel_knows_is_named() -> None:
-    with SentinelSet() as servers:
+    with SentinelSet(QUICK) as servers:
         url = servers.url(path="/nobody")
         with pytest.raises(BrokerUnavailable, match="'nobody'") as error:
             await Node(RedisBroker(url, connect_timeout=0.3)).start()
@@ -113,7 +115,7 @@ async def test_a_service_that_no_sentinel_knows_is_named() -> None:
 
 
 async def test_who_may_not_ask_the_sentinels_is_refused() -> None:
-    with SentinelSet(sentinel_password="spw") as servers:
+    with SentinelSet(QUICK, sentinel_password="spw") as servers:
         for query in ("", "?sentinel_password=wr0ng"):
             with pytest.raises((BrokerUnavailable, BrokerRefused)) as error:
                 await Node(RedisBroker(servers.url() + query, connect_timeout=0.3)).start()
@@ -123,7 +125,7 @@ async def test_who_may_not_ask_the_sentinels_is_refused() -> None:
 
 async def test_the_outage_ends_when_the_sentinels_are_back() -> None:
     """While neither a master nor a sentinel is there, everything fails at once."""
-    with SentinelSet() as servers:
+    with SentinelSet(QUICK) as servers:
         node = Node(RedisBroker(servers.url(), **HASTY))
         await node.start()
         try:
