@@ -61,8 +61,8 @@ class Link:
 
 def _reset(writer: asyncio.StreamWriter) -> None:
     """End a connection with RST: SO_LINGER with a time of zero."""
-    peer = writer.get_extra_info("socket")
-    with contextlib.suppress(OSError):  # it has ended
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # it has ended
+        peer = writer.get_extra_info("socket")
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
