@@ -74,6 +74,7 @@ async def started(url: str = URL, **options: Any) -> Here:
     here = Here(url, **options)
     await here.start()
     assert here.states == ["up"]
+    await asyncio.sleep(2)  # until nobody looks any more whether it has come up
     return here
 
 
@@ -157,6 +158,24 @@ def test_what_was_missed_is_told_when_it_can_be_asked_for() -> None:
         await here.up(2)
         assert here.missed == [{"a"}]
         assert await here.hears("a")
+        await here.close()
+
+    in_network(play)
+
+
+def test_what_was_missed_is_not_told_while_it_cannot_be_asked_for() -> None:
+    async def play() -> None:
+        server = server_at()
+        here = await started()
+        await here.broker.subscribe("a")
+        server.answers["PUBLISH"] = error("LOADING loading")
+        server.hang_up()
+        await asyncio.sleep(5)
+        assert live_of(server)
+        assert here.missed == []
+        del server.answers["PUBLISH"]
+        await here.up(2)
+        assert here.missed == [{"a"}]
         await here.close()
 
     in_network(play)
@@ -597,7 +616,7 @@ def sentinels(**answers: Any) -> list[Server]:
 
 def test_the_master_is_whom_a_sentinel_names() -> None:
     async def play() -> None:
-        first, second, _ = sentinels(SENTINEL=names("m", 7))
+        first, *_ = sentinels(SENTINEL=names("m", 7))
         server_at("m", 7)
         url = SENTINELS.replace("//", "//u:p@") + "?sentinel_username=su&sentinel_password=sp"
         here = await started(url)
@@ -605,7 +624,6 @@ def test_the_master_is_whom_a_sentinel_names() -> None:
         assert first.heard[1] == (b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", b"main")
         assert server_at("m", 7).heard[0][2:5] == (b"AUTH", b"u", b"p")
         assert not first.peers
-        assert not second.heard
         await here.close()
 
     in_network(play)
@@ -627,6 +645,22 @@ def test_another_master_is_found() -> None:
         assert here.missed == [{"a"}]
         assert await here.hears("a")
         assert len(new.peers) == 2
+        await here.close()
+
+    in_network(play)
+
+
+def test_another_master_is_looked_for_at_once() -> None:
+    async def play() -> None:
+        watching = sentinels(SENTINEL=names("m1"))
+        old = server_at("m1")
+        server_at("m2")
+        here = await started(SENTINELS, probe=1000)
+        for each in watching:
+            each.answers["SENTINEL"] = names("m2")
+        old.takes = False
+        old.hang_up()
+        await here.wait(lambda: here.states == ["up", "down", "up"], 3)
         await here.close()
 
     in_network(play)
@@ -710,9 +744,9 @@ def test_a_sentinel_that_is_away_is_not_the_only_one(takes: Any) -> None:
         await here.start()
         await here.up()
         await asyncio.sleep(30)
-        asked = len(first.times)
+        asked = len(first.times), len(second.times)
         await asyncio.sleep(100)
-        assert len(first.times) == asked  # who answered is asked first
+        assert (len(first.times), len(second.times)) == asked  # who answered is asked first
         assert len(third.times) > 5
         await here.close()
 
@@ -922,6 +956,33 @@ def test_who_is_told_that_something_moved_goes_there() -> None:
         assert await here.hears(TWO)
         assert await here.hears(ONE)
         assert not servers[1].peers
+        await here.close()
+
+    in_network(play)
+
+
+def test_what_stays_where_something_has_moved_away_stays() -> None:
+    async def play() -> None:
+        servers = nodes()
+        here = await started("redis+cluster://n1:1", probe=1000)
+        going, staying = channel_in(5461, 8000), channel_in(8001, 10_922)
+        for channel in (going, staying):
+            await here.broker.subscribe(channel)
+        names_there = dict(zip((going, staying), servers[1].names("SSUBSCRIBE"), strict=True))
+        part = (
+            (0, 8000, [("n1", 1)]),
+            (8001, 10_922, [("n2", 2)]),
+            (10_923, SLOTS - 1, [("n3", 3)]),
+        )
+        tell(servers, slots(*part))
+        servers[1].answers["SPUBLISH"] = moved("n1", 1)
+        await here.hears(going)
+        del servers[1].answers["SPUBLISH"]
+        await here.wait(lambda: here.states[-1] == "up" and len(here.missed) == 2)
+        assert sorted(map(sorted, here.missed)) == sorted([[going], [staying]])
+        assert live_of(servers[1]).names == {names_there[staying]}
+        assert await here.hears(going)
+        assert await here.hears(staying)
         await here.close()
 
     in_network(play)

@@ -26,6 +26,7 @@ from scripted_redis import (
 )
 from yaat.brokers.redis.settings import Address, Settings
 from yaat.brokers.redis.wire import (
+    BACKLOG,
     AnswerError,
     Identity,
     OnPush,
@@ -670,6 +671,25 @@ def test_pushes_between_the_answers() -> None:
         assert await asyncio.gather(*asked) == [b"0", b"1", b"2"]
         await idle()
         assert pushed == [[b"message", b"c", each] for each in range(3)]
+        wire.end()
+
+    in_network(play)
+
+
+def test_much_at_once_is_taken_in_steps_but_not_too_much() -> None:
+    async def play() -> None:
+        pushed: list[Any] = []
+        wire, _ = await wire_to(pushed.append)
+        one = push(bulk("message"), bulk("c"), bulk("d"))
+        wire.data_received(one * 1000)
+        assert 0 < len(pushed) < 1000
+        wire.data_received(one)
+        assert len(pushed) < 1000
+        wire.data_received(one * (BACKLOG // len(one)))
+        assert len(pushed) == 1001 + BACKLOG // len(one)
+        wire.data_received(one * 1000)
+        await idle(100)
+        assert len(pushed) == 2001 + BACKLOG // len(one)
         wire.end()
 
     in_network(play)
