@@ -24,6 +24,9 @@ PATIENCE = 10.0
 
 CLOSE = 3.0
 
+QUIET = "publishes no more"
+"""What a publisher notes."""
+
 
 @dataclass(frozen=True)
 class Orders:
@@ -116,6 +119,7 @@ class Node:
             due = time.monotonic() + pause * random.uniform(0.5, 1.5)
             await self.publish_one(name, f"{name}:{count}")
             await asyncio.sleep(max(0.0, due - time.monotonic()))
+        tell("note", name, text=QUIET)
 
     async def publish_one(self, name: str, message: str) -> None:
         tell("began", name, message)

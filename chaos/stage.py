@@ -18,7 +18,7 @@ from benchmarks.network.elder import folder
 
 from chaos.faults import AGE, Fault, Scenario, schedule
 from chaos.log import Event, What
-from chaos.node import CLOSE, Orders
+from chaos.node import CLOSE, QUIET, Orders
 from chaos.systems import Options
 from proxy import Proxy
 from redis_servers import VALKEY, RedisServer
@@ -302,21 +302,20 @@ class Stage:
         return [*self.events, *(event for there in self.nodes for event in there.events)]
 
     def _is_level(self) -> bool:
-        """Whether no publisher waits, and everybody saw the last publication of each of them."""
+        """Whether all publishers have ended, and everybody saw the last publication of each."""
         last: dict[str, str] = {}
-        waiting: set[str] = set()
+        quiet: set[str] = set()
         seen: dict[str, set[str]] = {name: set() for name in subscribers()}
         for event in self.log():
             match event.what:
-                case "began":
-                    waiting.add(event.message)
-                case "acked" | "refused" | "unsure":
-                    waiting.discard(event.message)
-                    if event.what == "acked":
-                        last[event.who] = event.message
+                case "acked":
+                    last[event.who] = event.message
                 case "seen":
                     seen[event.who].add(event.message)
-        return not waiting and all(each.issuperset(last.values()) for each in seen.values())
+                case "note" if event.text == QUIET:
+                    quiet.add(event.who)
+        is_over = len(quiet) == NODES * PUBLISHERS
+        return is_over and all(each.issuperset(last.values()) for each in seen.values())
 
 
 def _age(fault: Fault) -> float:
