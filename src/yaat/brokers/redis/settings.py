@@ -243,9 +243,12 @@ def tls(place: Place, settings: Settings) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=settings.ssl_ca_certs)
         if settings.ssl_certfile is not None:
-            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile)
+            # An encrypted key is refused: OpenSSL would ask the terminal for its password.
+            context.load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, lambda: b"")
     except OSError as error:
-        raise ArgumentError(f"the certificates cannot be used: {error}") from error
+        files = (settings.ssl_ca_certs, settings.ssl_certfile, settings.ssl_keyfile)
+        named = ", ".join(filter(None, files))
+        raise ArgumentError(f"the certificates cannot be used ({named}): {error}") from error
     is_any = settings.ssl_cert_reqs == "none"
     context.check_hostname = settings.ssl_check_hostname and not is_any
     if is_any:
