@@ -400,6 +400,40 @@ async def test_a_feed_that_answers_and_brings_nothing_is_found(server: RedisServ
         assert proxy.found(SUBSCRIBES) != deaf
 
 
+async def test_commands_that_are_half_open_are_found(server: RedisServer) -> None:
+    async with (
+        Proxy(server.port, watch=[SUBSCRIBES]) as proxy,
+        node_of(server.url(port=proxy.port), timeout=0.3) as node,
+    ):
+        await node.broker.subscribe("a")
+        await node.publish("a", 0)
+        for link in proxy.links:
+            link.swallows = SUBSCRIBES not in link.said
+        with pytest.raises(BrokerTimeout) as error:
+            await node.publish("a", 1)
+        assert error.value.maybe_published
+        await published(node, "a", 2)
+        assert payloads(await node.until("a", 3)) == ["0", "1", "2"]
+
+
+async def test_a_node_that_is_cut_off_for_a_while_misses_nothing(server: RedisServer) -> None:
+    async with (
+        Proxy(server.port) as proxy,
+        hub_of(server.url(port=proxy.port)) as hub,
+        hub_of(server.url()) as other,
+        Reader(hub.channel(ROOM)) as reader,
+    ):
+        writer = Writer(other.channel(ROOM))
+        await writer.write(3)
+        await proxy.refuse()
+        proxy.reset()
+        await until(lambda: not hub.is_up)
+        await writer.write(300)
+        await proxy.listen()
+        await reader.heard(writer.accepted[-1])
+        assert reader.log == writer.accepted
+
+
 async def test_a_feed_in_which_nothing_happens_is_left_alone(server: RedisServer) -> None:
     async with (
         Proxy(server.port, watch=[SUBSCRIBES]) as proxy,
