@@ -959,10 +959,11 @@ async def test_scripts_that_are_forgotten_are_loaded_again(server: RedisServer) 
                 await node.broker.presence_add("a", Present(str(name)))
 
         async with asyncio.TaskGroup() as group:
-            publishing = [group.create_task(publish(name)) for name in range(8)]
-            while not all(task.done() for task in publishing):
+            for name in range(8):
+                group.create_task(publish(name))
+            for count in range(0, 400, 40):
+                await node.until("a", count)
                 server.call("SCRIPT", "FLUSH")
-                await asyncio.sleep(0.005)
         heard = await node.until("a", 400)
         assert [each.offset for each in heard] == list(range(1, 401))
         assert [each.prev for each in heard] == list(range(400))
