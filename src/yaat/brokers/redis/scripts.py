@@ -228,3 +228,8 @@ return {redis.call('HLEN', clients), redis.call('HLEN', counts)}
 )
 """KEYS: the four. ARGV: presence_ttl in ms. Answer: clients and users; empty: ask once more, there
 were many to sweep."""
+
+ALL: Final = (
+    *(PUBLISH, HISTORY, REMOVE),
+    *(PRESENCE_ADD, PRESENCE_REMOVE, PRESENCE_GET, PRESENCE_STATS),
+)

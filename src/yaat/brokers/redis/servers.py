@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
 from yaat.brokers.contract import OnMissed, OnState
+from yaat.brokers.redis import scripts
 from yaat.brokers.redis.feed import Feed
 from yaat.brokers.redis.keys import Keys, slot_of, tags
 from yaat.brokers.redis.line import Backoff, Line
@@ -196,7 +197,11 @@ class Link:
         self._servers.feed.take(push)
 
     async def _try(self, wire: Wire) -> None:
-        """Publish something: a user that may not is to be told so now, not when it matters."""
+        """Bring the scripts, or else each who comes first would bring them. Publish something.
+
+        A user that may not do that is to be told so now, not when it matters.
+        """
+        await asyncio.gather(*(wire.call("SCRIPT", "LOAD", each.text) for each in scripts.ALL))
         for partition in self._servers.partitions(self.address)[:1]:
             await self._servers.feed.beat(wire, partition)
 

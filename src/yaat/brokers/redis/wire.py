@@ -241,13 +241,11 @@ class Wire(asyncio.Protocol):
                 await turn
         except TimeoutError:
             raise BrokerTimeout(f"{self.address} takes no more: too much waits for it") from None
-        except asyncio.CancelledError:
-            self._loop.call_soon(self._let_in)  # another one
-            raise
         finally:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():  # it was let in, and now sends or gives its place to another
                 self._coming -= 1
                 self._coming_bytes -= size
+                self._loop.call_soon(self._let_in)
 
     def _let_in(self) -> None:
         """Let in as many as there is room for; all, when it is over: they are told."""
