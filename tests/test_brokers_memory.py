@@ -842,8 +842,8 @@ def test_every_bound_may_stand_in_the_url() -> None:
         ("MEMORY://", "'MEMORY://' is neither"),
         ("memory://[", "'memory://[' is no URL: "),
         ("smoke://user:secret@host", "no broker is known for smoke; there are: memory://"),
-        ("memory", "no broker is known for memory; there are: memory://"),
-        ("", "no broker is known for ; there are: memory://"),
+        ("memory", "no broker is known for that; there are: memory://"),
+        ("", "no broker is known for that; there are: memory://"),
     ],
 )
 def test_a_url_that_cannot_be_meant(url: str, why: str) -> None:

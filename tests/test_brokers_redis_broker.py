@@ -275,7 +275,7 @@ async def test_a_scripts_name_is_forgotten(make: Make, server: RedisServer) -> N
 
 
 async def test_ten_thousand_channels(make: Make, server: RedisServer) -> None:
-    here = await make()
+    here = await make(timeout=30)
     names = [f"room:{each}" for each in range(10_000)]
     await asyncio.gather(*map(here.broker.subscribe, names))
     prefix = here.broker.settings.prefix

@@ -159,14 +159,22 @@ def test_an_iteration_can_be_interrupted(hub: BlockingHub, room: BlockingChannel
     assert main is not None
     heard = room.subscribe(last=1)
     next(heard)
-    threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGINT)).start()
+    loop = hub._loop
+    assert loop is not None
+
+    def interrupt() -> None:
+        while not loop.run(waiting):
+            time.sleep(0.01)
+        time.sleep(0.1)  # it is asked for there a moment before it is waited for here
+        signal.pthread_kill(main, signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
         next(heard)
     with pytest.raises(StopIteration):
         next(heard)
     assert room.publish("y").offset == 2
-    assert hub._loop is not None
-    assert hub._loop.run(waiting) == []
+    assert loop.run(waiting) == []
 
 
 async def waiting(_: Hub) -> list[str]:

@@ -1212,6 +1212,8 @@ def test_compression_costs_nothing_to_hold(weighed: Measured) -> None:
 
     offers = ("", DEFLATE, f"{DEFLATE}; client_max_window_bits; server_max_window_bits=15")
     for offer in offers:  # what is made once is made here
-        cost(20, offer)
-    without, *with_ = (cost(100, offer) for offer in offers)
+        cost(100, offer)
+    rounds = [[cost(100, offer) for offer in offers] for _ in range(2)]
+    # The least of each: now and then something that all share grows, as a dict does.
+    without, *with_ = map(min, zip(*rounds, strict=True))
     assert max(with_) - without < 256

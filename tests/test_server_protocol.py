@@ -86,6 +86,12 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def usual_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Log what a test expects: who configured a server in this process may have said otherwise."""
+    caplog.set_level(logging.WARNING, "uvicorn.error")
+
+
 class ScriptedTransport(asyncio.Transport):
     """Takes what is written, and is full, closing or lost when the test says so.
 

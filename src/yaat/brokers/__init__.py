@@ -26,10 +26,11 @@ def open_broker(url: str) -> Broker:
             the URL is not quoted.
         UsageError: Its driver is not installed.
     """
-    scheme = url.partition("://")[0] if "://" in url else ""
+    scheme = url.partition(":")[0].lower() if ":" in url else ""
     if scheme not in _MODULES:
         known = ", ".join(f"{name}://" for name in _MODULES)
-        raise ArgumentError(f"no broker is known for {scheme!r}; there are: {known}")
+        named = repr(scheme) if "://" in url else "that"
+        raise ArgumentError(f"no broker is known for {named}; there are: {known}")
     module = _MODULES[scheme]
     try:
         broker: Broker = import_module(f"yaat.brokers.{module}").from_url(url)

@@ -571,7 +571,10 @@ def from_url(url: str) -> MemoryBroker:
     Raises:
         ArgumentError: An option that it has not, or a value that it cannot have.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ArgumentError(f"{url!r} is no URL: {error}") from None
     if parts.path or parts.fragment or not url.startswith("memory://"):
         raise ArgumentError(f"{url!r} is neither 'memory://' nor 'memory://name'")
     options: dict[str, float] = {}

@@ -53,7 +53,7 @@ class AnswerError(Exception):
 _NOT_NOW: Final = frozenset(
     (
         *("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "BUSY", "ASK", "MOVED"),
-        *("NOREPLICAS", "MISCONF"),
+        *("NOREPLICAS", "MISCONF", "NOSCRIPT"),
     )
 )
 
