@@ -152,8 +152,13 @@ def test_it_waits_for_what_comes_and_ends_with_the_hub(hub: BlockingHub) -> None
     assert heard == ["first", "live"]
 
 
-def test_an_iteration_can_be_interrupted(hub: BlockingHub, room: BlockingChannel) -> None:
+def test_an_iteration_can_be_interrupted(
+    hub: BlockingHub, room: BlockingChannel, request: pytest.FixtureRequest
+) -> None:
     """Ctrl-C reaches who waits, and nothing goes on waiting."""
+    # A shell lets its background processes ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     room.publish("x")
     main = threading.main_thread().ident
     assert main is not None

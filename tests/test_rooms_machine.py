@@ -256,6 +256,7 @@ class Rooms(RuleBasedStateMachine):
         self.events: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         self.forgotten: Counter[str] = Counter()  # up to where the history was removed
         self.wiped: Counter[str] = Counter()
+        self.wiped_at: dict[str, int] = {}
         self.skips: dict[int, Person] = {}
         self.kinds: dict[int, Kind] = {}
         self.onces: dict[int, tuple[str, str]] = {}
@@ -380,6 +381,7 @@ class Rooms(RuleBasedStateMachine):
         if name in histories.channels:
             histories.drop(histories.channels.pop(name))
             self.wiped[name] += 1
+            self.wiped_at[name] = len(self.log[name])
         self.forgotten[name] = len(self.log[name])
 
     @rule(hub=st.integers(0, 1), count=st.sampled_from([1, 1, 2, 5]))
@@ -654,7 +656,7 @@ class Rooms(RuleBasedStateMachine):
 
     def is_fresh(self, name: str) -> bool:
         """Whether nothing was published since the server forgot the channel."""
-        return bool(self.wiped[name]) and self.forgotten[name] == len(self.log[name])
+        return self.wiped_at.get(name) == len(self.log[name])
 
     def can_resume(self, name: str, since: Position, kept: int) -> bool:
         """Whether who stands there can have all that came after, if so much is kept."""

@@ -852,7 +852,8 @@ async def test_after_a_restart_all_are_back_and_not_all_at_once(
         ends = [end for each in returners for end in each.ends]
     assert_all_told(ends)
     assert {status for each in returners for status in each.refusals} <= {0, 503}
-    first, *_, last = most = sorted(returns)[: MANY * 19 // 20]
+    # Without the last, who tried before the server was there: their waits have doubled.
+    first, *_, last = most = sorted(returns)[: MANY * 4 // 5]
     fifths = histogram(most, first, last, 5)
     with capsys.disabled():
         print(f"\n{len(most)} of {MANY} were back within {last - begin:.1f} s,")  # noqa: T201
