@@ -112,7 +112,7 @@ def turn(place: Path, answers: str, kept: str = "kept[-100:]") -> subprocess.Com
     lie = f"import asyncio\ndef ANSWERS(payload, before, number):\n    return {answers}\n"
     (place / "liar.py").write_text(f"{lie}\ndef KEPT(kept):\n    return {kept}\n{LIAR}")
     path = f"{place}{os.pathsep}{ROOT}"
-    told = ["liar:opened", "redis://nowhere", str(os.getpid()), "0.1"]
+    told = ["liar:opened", "redis://nowhere", str(os.getpid()), "0.5"]
     return run("benchmarks.network.turn", *told, PYTHONPATH=path)
 
 

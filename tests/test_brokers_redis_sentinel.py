@@ -70,7 +70,7 @@ async def test_a_master_ends_and_another_takes_over(build: str) -> None:
             is_over.set()
             await writing
             await settled(writer, here, there)
-            assert hub.is_up
+            await until(lambda: hub.is_up)
             for reader in (here, there):
                 reader.check(writer)
             assert len(writer.epochs) == 2
