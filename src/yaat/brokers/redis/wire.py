@@ -1,7 +1,7 @@
 """Wire: one connection to a server. Commands go out together, answers come back in order.
 
 All commands of one turn of the event loop leave in one write, and nobody waits for another's
-answer: with 64 publications in flight that is about four times the rate of a pool of connections
+answer: with 64 publications in flight that is three to four times the rate of a pool of connections
 that carry one command each.
 """
 
