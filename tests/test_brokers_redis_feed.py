@@ -481,7 +481,7 @@ def test_a_connection_that_is_lost_during_the_restoration(at: int) -> None:
             else:
                 assert at == 2 * MANY + 4
         await idle()
-        assert not here.wire.is_open
+        assert here.wire.ended.done()
 
     in_network(play)
 

@@ -108,7 +108,7 @@ def test_a_line_is_up_until_it_is_lost_and_up_again() -> None:
             assert kept.line.get() is wire
             kept.server.hang_up()
             await kept.changed()
-            assert not wire.is_open
+            assert wire.ended.done()
             assert kept.line.wire is None
         await kept.up()
         assert kept.told == [True, False] * 3 + [True]

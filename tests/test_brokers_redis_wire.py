@@ -78,9 +78,9 @@ def test_who_comes_says_who_it_is() -> None:
             b"ROLE",
         ]
         assert wire.identity == Identity(RUN, (8, 2), is_cluster=True)
-        assert wire.is_open
+        assert not wire.ended.done()
         wire.end()
-        assert not wire.is_open
+        assert wire.ended.done()
         await idle()
         assert not server.peers
 
@@ -395,7 +395,7 @@ def test_one_timer_watches_over_all() -> None:
             await wire.call("ECHO", b"x")
             await asyncio.sleep(1.5)
         await asyncio.sleep(10)
-        assert wire.is_open
+        assert not wire.ended.done()
         peer.server.answers["SLEEP"] = SILENCE
         begin = now()
         assert isinstance(await outcome(wire.call("SLEEP")), BrokerTimeout)
@@ -428,7 +428,7 @@ def test_what_has_come_is_not_overdue() -> None:
         wire.data_received(number(1) * 100)
         wire._look()
         assert await asyncio.gather(*asked) == [1] * 100
-        assert wire.is_open
+        assert not wire.ended.done()
         wire.end()
 
     in_network(play)
@@ -615,7 +615,7 @@ def test_who_waits_for_room_too_long_has_published_nothing() -> None:
         assert type(failure) is BrokerTimeout
         assert not failure.maybe_published
         assert now() - begin == 2
-        assert wire.is_open
+        assert not wire.ended.done()
         wire.resume_writing()
         assert await wire.call("ECHO", b"y") == b"y"
         assert [words[1] for words in peer.heard] == [b"y"]

@@ -207,11 +207,6 @@ class Wire(asyncio.Protocol):
     # What we call
 
     @property
-    def is_open(self) -> bool:
-        """Whether it is not over."""
-        return not self.ended.done()
-
-    @property
     def _is_full(self) -> bool:
         return (
             self._is_paused
